@@ -1,0 +1,48 @@
+# Tests in ctest: in one process, or under mpirun.
+
+set(KOLO_TEST_SUPPORT_DIR "${CMAKE_CURRENT_LIST_DIR}/../test/support")
+
+# For sanitizer builds: Open MPI keeps memory, and hides how its threads synchronise.
+set(_kolo_sanitizer_environment
+  "ASAN_OPTIONS=fast_unwind_on_malloc=0"
+  "LSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/lsan.supp:print_suppressions=0"
+  "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
+  "TSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=1:print_suppressions=0")
+
+# More ranks than cores, as root, without pinning, and giving way to each other.
+set(_kolo_mpi_environment
+  "OMPI_ALLOW_RUN_AS_ROOT=1"
+  "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+  "OMPI_MCA_rmaps_base_oversubscribe=1"
+  "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe"
+  "OMPI_MCA_mpi_yield_when_idle=1")
+
+# kolo_add_test(NAME TARGET [ARGS ...]): one process.
+function(kolo_add_test name target)
+  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "ARGS")
+  add_test(NAME ${name} COMMAND ${target} ${ARG_ARGS})
+  set(environment "")
+  if(KOLO_SANITIZE)
+    set(environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
+  endif()
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${environment}")
+endfunction()
+
+# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...]): NAME.np1, NAME.np2, ..., each under mpirun.
+function(kolo_add_mpi_test name target)
+  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS")
+  set(environment ${_kolo_mpi_environment})
+  if(KOLO_SANITIZE)
+    list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
+  endif()
+  if(KOLO_SANITIZE MATCHES "thread")
+    list(APPEND environment "OMPI_MCA_btl=self,vader")
+  endif()
+  foreach(ranks IN LISTS ARG_NP)
+    add_test(NAME ${name}.np${ranks}
+      COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none
+              $<TARGET_FILE:${target}> ${ARG_ARGS})
+    set_tests_properties(${name}.np${ranks} PROPERTIES
+      TIMEOUT 600 PROCESSORS ${ranks} ENVIRONMENT "${environment}")
+  endforeach()
+endfunction()

@@ -1,0 +1,107 @@
+#include "base/config.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cstdlib>
+#include <optional>
+#include <string_view>
+
+extern char** environ;
+
+namespace kolo::core {
+namespace {
+
+constexpr std::string_view kFusionThreshold = "KOLO_FUSION_THRESHOLD";
+constexpr std::string_view kTimeline = "KOLO_TIMELINE";
+constexpr std::string_view kLogLevel = "KOLO_LOG_LEVEL";
+constexpr std::string_view kStallWarning = "KOLO_STALL_WARNING_SECONDS";
+constexpr std::string_view kStallAbort = "KOLO_STALL_ABORT_SECONDS";
+
+constexpr std::array kKnown = {kFusionThreshold, kTimeline, kLogLevel, kStallWarning, kStallAbort};
+constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
+                                                        "warning", "error", "off"};
+
+Status bad_value(std::string_view name, std::string_view value, std::string_view accepted) {
+  return Status::error(fmt::format("{}='{}' is not valid: expected {}", name, value, accepted));
+}
+
+std::optional<std::int64_t> parse_bytes(std::string_view text) {
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc{} || number < 0) return std::nullopt;
+  const std::string_view suffix(end, static_cast<std::size_t>(text.data() + text.size() - end));
+  int shift = 0;
+  if (suffix == "KiB") {
+    shift = 10;
+  } else if (suffix == "MiB") {
+    shift = 20;
+  } else if (suffix == "GiB") {
+    shift = 30;
+  } else if (!suffix.empty()) {
+    return std::nullopt;
+  }
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  if (number > (kMost >> shift)) return std::nullopt;
+  return number << shift;
+}
+
+std::optional<std::chrono::duration<double>> parse_seconds(std::string_view text) {
+  double seconds = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  const bool whole = end == text.data() + text.size();
+  if (error != std::errc{} || !whole || !(seconds >= 0 && seconds <= 1e6)) return std::nullopt;
+  return std::chrono::duration<double>(seconds);
+}
+
+Status apply(Config& config, std::string_view name, std::string_view value) {
+  if (name == kFusionThreshold) {
+    const auto bytes = parse_bytes(value);
+    if (!bytes) return bad_value(name, value, "bytes, such as 67108864 or 64MiB (0: no fusion)");
+    config.fusion_threshold = *bytes;
+  } else if (name == kTimeline) {
+    config.timeline = value;
+  } else if (name == kLogLevel) {
+    if (std::ranges::find(kLogLevels, value) == kLogLevels.end()) {
+      return bad_value(name, value, "trace, debug, info, warning, error or off");
+    }
+    config.log_level = value;
+  } else {
+    const auto seconds = parse_seconds(value);
+    if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");
+    (name == kStallWarning ? config.stall_warning : config.stall_abort) = *seconds;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<Config> Config::from_environment() {
+  Config config;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string_view variable(*entry);
+    const std::string_view name = variable.substr(0, variable.find('='));
+    // KOLO_TEST_* and KOLO_MPIRUN belong to the tests and the launcher.
+    if (!name.starts_with("KOLO_") || name.starts_with("KOLO_TEST_") || name == "KOLO_MPIRUN") {
+      continue;
+    }
+    if (std::ranges::find(kKnown, name) == kKnown.end()) {
+      return Status::error(fmt::format("{} is not a setting of Kolo. There are: {}", name,
+                                       fmt::join(kKnown, ", ")));
+    }
+    if (Status status = apply(config, name, variable.substr(name.size() + 1)); !status.ok()) {
+      return status;
+    }
+  }
+  return config;
+}
+
+bool started_by_launcher() {
+  constexpr std::array kMarks = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"};
+  return std::ranges::any_of(kMarks, [](const char* name) { return std::getenv(name) != nullptr; });
+}
+
+}  // namespace kolo::core

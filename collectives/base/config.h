@@ -1,0 +1,39 @@
+#pragma once
+
+/// Every setting, and the only place that reads the environment.
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+#include "base/status.h"
+
+namespace kolo::core {
+
+struct Config {
+  /// KOLO_FUSION_THRESHOLD, bytes (suffixes KiB, MiB, GiB): tensors are fused into buffers of at most
+  /// this size. 0 turns fusion off.
+  std::int64_t fusion_threshold = std::int64_t{64} << 20;
+
+  /// KOLO_TIMELINE, a file: write a Chrome trace of every rank there. Empty: none.
+  std::string timeline;
+
+  /// KOLO_LOG_LEVEL: trace, debug, info, warning, error or off.
+  std::string log_level = "warning";
+
+  /// KOLO_STALL_WARNING_SECONDS: report tensors that some ranks have submitted and others have not
+  /// after this time. 0: never.
+  std::chrono::duration<double> stall_warning = std::chrono::seconds(60);
+
+  /// KOLO_STALL_ABORT_SECONDS: fail such tensors, on every rank, after this time. 0: never.
+  std::chrono::duration<double> stall_abort = std::chrono::seconds(0);
+
+  /// Reads `KOLO_*`. Fails, naming variable, value and what is accepted, on a value that makes no
+  /// sense, and on an unknown KOLO_ variable, which would otherwise be a setting silently ignored.
+  static Result<Config> from_environment();
+};
+
+/// Whether a launcher (mpirun, mpiexec, srun with PMI) has started this process as one of several.
+bool started_by_launcher();
+
+}  // namespace kolo::core

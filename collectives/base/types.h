@@ -1,0 +1,68 @@
+#pragma once
+
+/// The vocabulary of the collectives: element types, reductions, kinds of operation.
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace kolo::core {
+
+/// Element types; LibTorch's real ones.
+enum class DataType : std::uint8_t {
+  UInt8,
+  Int8,
+  Int16,
+  Int32,
+  Int64,
+  Float16,
+  BFloat16,
+  Float32,
+  Float64,
+  Bool,
+};
+
+/// How values of all ranks become one. On Bool, Sum and Max are a logical or, Product and Min a
+/// logical and, and Average is refused.
+enum class ReduceOp : std::uint8_t { Sum, Average, Min, Max, Product };
+
+enum class CollectiveKind : std::uint8_t {
+  Allreduce,
+  Broadcast,
+  Allgather,
+  Barrier,
+  /// Agreement on a new process set. Its members travel as the request's shape.
+  AddProcessSet,
+};
+
+enum class DeviceType : std::uint8_t { Cpu, Cuda };
+
+constexpr int kDataTypeCount = static_cast<int>(DataType::Bool) + 1;
+constexpr int kReduceOpCount = static_cast<int>(ReduceOp::Product) + 1;
+constexpr int kCollectiveKindCount = static_cast<int>(CollectiveKind::AddProcessSet) + 1;
+constexpr int kDeviceTypeCount = static_cast<int>(DeviceType::Cuda) + 1;
+
+/// Bytes of one element.
+std::size_t size_of(DataType dtype);
+bool is_floating(DataType dtype);
+
+std::string_view to_string(DataType dtype);
+std::string_view to_string(ReduceOp op);
+std::string_view to_string(CollectiveKind kind);
+std::string_view to_string(DeviceType device);
+
+/// Extent of each dimension.
+using Shape = std::vector<std::int64_t>;
+
+/// Product of the dimensions; 1 for a shape without dimensions.
+std::int64_t element_count(const Shape& shape);
+std::string to_string(const Shape& shape);
+
+/// One process set's stream of operations. Order is agreed within a channel only, and channels never
+/// wait for each other. Channel 0 holds all ranks.
+using ChannelId = std::uint32_t;
+constexpr ChannelId kWorldChannel = 0;
+
+}  // namespace kolo::core

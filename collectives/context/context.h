@@ -1,0 +1,76 @@
+#pragma once
+
+/// Everything that a rank of Kolo is, in one object: planes, coordinator, timeline.
+
+#include <atomic>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+
+#include "base/config.h"
+#include "base/doorbell.h"
+#include "base/log.h"
+#include "base/topology.h"
+#include "control/control_plane.h"
+#include "data/data_plane.h"
+#include "engine/coordinator.h"
+#include "engine/timeline.h"
+
+namespace kolo::core {
+
+/// How a rank reaches the others.
+struct Planes {
+  std::unique_ptr<ControlPlane> control;
+  std::unique_ptr<DataPlane> data;
+};
+
+/// Makes planes that ring the given doorbell, which outlives them.
+using Connect = std::function<Result<Planes>(Doorbell&)>;
+
+/// Planes of a rank in the job that this process belongs to: MPI under a launcher or when the program
+/// has started MPI itself; otherwise the process is alone and MPI is not touched.
+Result<Planes> connect_to_job(Doorbell& doorbell);
+
+class Context {
+ public:
+  /// Collective: returns when all ranks have called it. Fails on every rank when the ranks' settings do
+  /// not go together, and on each that cannot start.
+  static Result<std::unique_ptr<Context>> create(const Config& config, const Connect& connect);
+
+  /// Leaves: see Coordinator::leave().
+  ~Context();
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
+
+  const Topology& topology() const { return topology_; }
+
+  /// Starts an operation. A name that is empty is replaced by the kind and a running number. Never
+  /// blocks; errors come through the returned Work. Thread-safe.
+  std::shared_ptr<Work> submit(Submission submission);
+
+  /// 0, 1, 2, …: for names that are the same on all ranks, as long as these ask in the same order.
+  /// Thread-safe.
+  int take_number() { return next_number_++; }
+
+  /// Null when there is none. Thread-safe.
+  Timeline* timeline() { return timeline_.get(); }
+
+  /// As in the destructor: after it every submission fails. Thread-safe, idempotent.
+  void leave() { coordinator_->leave(); }
+
+ private:
+  Context() = default;
+
+  std::shared_ptr<spdlog::logger> logger_;
+  Doorbell doorbell_;
+  Planes planes_;
+  Topology topology_;
+  std::unique_ptr<Timeline> timeline_;
+  std::mutex mutex_;
+  std::map<std::pair<ChannelId, CollectiveKind>, std::int64_t> unnamed_;  // guarded by mutex_
+  std::atomic<int> next_number_{0};
+  std::unique_ptr<Coordinator> coordinator_;
+};
+
+}  // namespace kolo::core

@@ -1,0 +1,105 @@
+#include "context/handshake.h"
+
+#include <fmt/format.h>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+
+#include "wire/codec.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now().time_since_epoch())
+      .count();
+}
+
+template <typename Expected>
+Result<std::pair<int, Expected>> wait_for(ControlPlane& control, Doorbell& doorbell) {
+  while (true) {
+    Result<std::optional<Envelope>> envelope = control.receive();
+    if (!envelope.ok()) return envelope.status();
+    if (!envelope.value().has_value()) {
+      doorbell.wait_for(std::chrono::milliseconds(1));
+      continue;
+    }
+    Result<Message> message = decode(envelope.value()->bytes);
+    if (!message.ok()) {
+      return Status::error(fmt::format("from rank {}: {}", envelope.value()->source,
+                                       message.status().message()));
+    }
+    const auto* expected = std::get_if<Expected>(&message.value());
+    if (expected == nullptr) return Status::error("unexpected message while ranks were starting");
+    return std::pair(envelope.value()->source, *expected);
+  }
+}
+
+std::string find_difference(const std::map<int, Hello>& hellos) {
+  const Hello& first = hellos.at(0);
+  for (const auto& [rank, hello] : hellos) {
+    if (!hello.refusal.empty()) return fmt::format("rank {}: {}", rank, hello.refusal);
+    if (hello.fusion_threshold != first.fusion_threshold) {
+      return fmt::format(
+          "KOLO_FUSION_THRESHOLD differs: rank 0 has {} bytes, rank {} has {} bytes. It must be the "
+          "same on all ranks.",
+          first.fusion_threshold, rank, hello.fusion_threshold);
+    }
+    if (hello.timeline != first.timeline) {
+      return fmt::format(
+          "KOLO_TIMELINE is set on rank {}, but not on rank {}. Set it on all ranks or on none.",
+          first.timeline ? 0 : rank, first.timeline ? rank : 0);
+    }
+  }
+  return {};
+}
+
+Result<Agreement> gather_hellos(const Hello& own, ControlPlane& control, Doorbell& doorbell) {
+  const int size = control.topology().size;
+  std::map<int, Hello> hellos = {{0, own}};
+  Welcome welcome;
+  while (static_cast<int>(hellos.size()) < size && welcome.error.empty()) {
+    const auto hello = wait_for<Hello>(control, doorbell);
+    if (hello.ok()) {
+      hellos.insert(hello.value());
+    } else {
+      welcome.error = hello.status().message();
+    }
+  }
+  if (welcome.error.empty()) welcome.error = find_difference(hellos);
+  welcome.timeline_origin_ns = now_ns();
+  for (int rank = 1; rank < size; ++rank) {
+    welcome.clock_ns = now_ns();
+    if (Status status = control.send(rank, encode(welcome)); !status.ok()) return status;
+  }
+  if (!welcome.error.empty()) return Status::error(welcome.error);
+  return Agreement{
+      .timeline_origin = Clock::time_point(std::chrono::nanoseconds(welcome.timeline_origin_ns))};
+}
+
+}  // namespace
+
+Result<Agreement> shake_hands(const Config& config, const Status& ready, ControlPlane& control,
+                              Doorbell& doorbell) {
+  const Topology& topology = control.topology();
+  const Hello own{.refusal = ready.ok() ? "" : ready.message(),
+                  .fusion_threshold = config.fusion_threshold,
+                  .timeline = !config.timeline.empty()};
+  if (topology.rank == 0) return gather_hellos(own, control, doorbell);
+  if (Status status = control.send(0, encode(own)); !status.ok()) return status;
+  const auto welcome = wait_for<Welcome>(control, doorbell);
+  if (!welcome.ok()) return welcome.status();
+  const Welcome& word = welcome.value().second;
+  if (!word.error.empty()) return Status::error(word.error);
+  const bool same_host = topology.cross_rank == 0;
+  return Agreement{
+      .timeline_origin = Clock::time_point(std::chrono::nanoseconds(word.timeline_origin_ns)),
+      .clock_offset = std::chrono::nanoseconds(same_host ? 0 : word.clock_ns - now_ns())};
+}
+
+}  // namespace kolo::core

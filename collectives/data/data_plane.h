@@ -1,0 +1,70 @@
+#pragma once
+
+/// Bulk bytes between ranks: how tensors are moved and reduced.
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/status.h"
+#include "base/types.h"
+
+namespace kolo::core {
+
+/// One collective operation on memory, ready to run: the same on each member but for `member` and
+/// the addresses.
+struct Collective {
+  CollectiveKind kind = CollectiveKind::Allreduce;  // Allreduce, Broadcast or Allgather
+  DataType dtype = DataType::Float32;
+
+  /// The set's global ranks in ascending order, and the index of this rank among them.
+  std::vector<int> ranks;
+  int member = 0;
+
+  /// Identifies the operation among those in flight: members start a channel's operations in the
+  /// same order, numbered from 0.
+  ChannelId channel = kWorldChannel;
+  std::uint64_t sequence = 0;
+
+  /// Allreduce: in place on `output`. Each input is multiplied by `prescale`, the result by
+  /// `postscale` (both 1 for integers and Bool). Average divides by the number of members.
+  ReduceOp op = ReduceOp::Sum;
+  double prescale = 1.0;
+  double postscale = 1.0;
+
+  /// Broadcast: in place on `output`; the index of the member that gives.
+  int root_member = 0;
+
+  /// Allgather: elements that each member contributes; this one's are read from `input`.
+  std::vector<std::int64_t> counts;
+  const void* input = nullptr;
+
+  /// `count` elements (Allgather: the sum of `counts`, in member order).
+  void* output = nullptr;
+  std::int64_t count = 0;
+};
+
+/// A collective under way: a state machine that never blocks.
+class Operation {
+ public:
+  enum class Progress { Waiting, Moved, Done };
+
+  virtual ~Operation() = default;
+
+  /// Does what can be done now. Not called again after Done or a failure.
+  virtual Result<Progress> progress() = 0;
+};
+
+/// Used by one thread, the coordinator's. Any number of operations may be in flight.
+class DataPlane {
+ public:
+  virtual ~DataPlane() = default;
+
+  /// Begins the operation. Its memory must stay valid until it is Done.
+  virtual Result<std::unique_ptr<Operation>> start(const Collective& collective) = 0;
+
+  /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.
+  virtual bool rings() const = 0;
+};
+
+}  // namespace kolo::core

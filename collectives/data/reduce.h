@@ -1,0 +1,23 @@
+#pragma once
+
+/// The arithmetic of an all-reduce, the same for every plane.
+
+#include <cstdint>
+#include <span>
+
+#include "base/types.h"
+
+namespace kolo::core {
+
+/// output[i] = postscale * op over members m, in order, of (prescale * inputs[m][i]).
+///
+/// The order of summation depends on nothing but the members, so a result does not depend on how
+/// tensors were fused or cut into pieces. Float16 and BFloat16 are accumulated in float32 and
+/// rounded once (to nearest, ties to even). Average divides by the number of inputs; of integers it
+/// truncates towards zero. Integer overflow wraps. Min and Max give NaN where any input has one, as
+/// LibTorch's do. `output` may be one of the inputs, but must not overlap any in another way. Scale
+/// factors other than 1 are for floating dtypes; Average is not for Bool.
+void reduce(DataType dtype, ReduceOp op, std::span<const void* const> inputs, void* output,
+            std::int64_t count, double prescale, double postscale);
+
+}  // namespace kolo::core

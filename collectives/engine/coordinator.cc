@@ -1,0 +1,497 @@
+#include "engine/coordinator.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <numeric>
+#include <optional>
+#include <utility>
+#include <variant>
+
+#include "engine/validate.h"
+#include "wire/codec.h"
+
+namespace kolo::core {
+namespace {
+
+using std::chrono::duration_cast;
+using std::chrono::microseconds;
+using std::chrono::milliseconds;
+using std::chrono::nanoseconds;
+
+/// Looks for work in this time without sleeping, but offering the core to others.
+constexpr auto kYieldFor = microseconds(20);
+/// Then it sleeps for a fraction of the time that it has been idle, within these bounds: an answer is
+/// seen late by at most that fraction, and a long wait costs next to nothing.
+constexpr int kSleepFraction = 8;
+constexpr auto kShortestSleep = microseconds(20);
+constexpr auto kLongestSleep = milliseconds(5);
+
+constexpr auto kStallCheckInterval = milliseconds(500);
+
+std::vector<int> all_ranks(int size) {
+  std::vector<int> ranks(static_cast<std::size_t>(size));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+std::string label(const Request& request) {
+  return fmt::format("{} '{}'", to_string(request.kind), request.name);
+}
+
+}  // namespace
+
+Coordinator::Coordinator(const Config& config, Planes planes, Timeline* timeline,
+                         spdlog::logger& logger)
+    : config_(config),
+      control_(planes.control),
+      doorbell_(planes.doorbell),
+      planes_ring_(planes.control.rings() && planes.data.rings()),
+      logger_(logger),
+      rank_(planes.control.topology().rank),
+      trace_(timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*timeline)),
+      executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()) {
+  add_channel(kWorldChannel, all_ranks(control_.topology().size));
+  thread_ = std::thread([this] { run(); });
+}
+
+Coordinator::~Coordinator() { leave(); }
+
+void Coordinator::submit(Submission submission) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!leave_called_) {
+      submitted_.push_back(std::move(submission));
+      doorbell_.ring();
+      return;
+    }
+  }
+  submission.work->complete(Status::error(
+      fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
+}
+
+void Coordinator::leave() {
+  {
+    const std::lock_guard lock(mutex_);
+    leave_called_ = true;
+  }
+  doorbell_.ring();
+  std::call_once(join_once_, [this] { thread_.join(); });
+}
+
+void Coordinator::run() {
+  Clock::time_point idle_since = Clock::now();
+  while (!finished()) {
+    const Result<bool> moved = advance();
+    if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
+    if (moved.ok() && moved.value()) {
+      idle_since = Clock::now();
+    } else if (!finished()) {
+      sleep(idle_since);
+    }
+  }
+  complete_pending("kolo::shutdown() was called before it was done");
+}
+
+bool Coordinator::finished() const {
+  if (!leaving_) return false;
+  if (!failure_.empty()) return true;
+  return executor_.idle() && std::ranges::all_of(channels_, [this](const auto& entry) {
+           return all_left_.contains(entry.first);
+         });
+}
+
+/// One look at everything that can have changed. True when something has.
+Result<bool> Coordinator::advance() {
+  const Result<bool> taken = take_submissions();
+  if (!taken.ok()) return taken;
+  const Result<bool> received = receive();
+  if (!received.ok()) return received;
+  const Result<bool> answered = answer();
+  if (!answered.ok()) return answered;
+  const Result<bool> progressed = executor_.progress();
+  if (!progressed.ok()) return progressed;
+  if (Status status = report_stalls(Clock::now()); !status.ok()) return status;
+  return taken.value() || received.value() || answered.value() || progressed.value();
+}
+
+/// Whether anything can come from other ranks that somebody waits for.
+bool Coordinator::expecting() const {
+  const bool waiting = std::ranges::any_of(channels_, [](const auto& entry) {
+    const Channel& channel = entry.second;
+    return !channel.pending.empty() ||
+           (channel.negotiator != nullptr && channel.negotiator->expects_members());
+  });
+  return waiting || leaving_ || control_.sending() || !executor_.idle();
+}
+
+void Coordinator::sleep(Clock::time_point idle_since) {
+  if (!expecting()) return doorbell_.wait();
+  if (planes_ring_) return doorbell_.wait_for(kStallCheckInterval);
+  const auto idle = Clock::now() - idle_since;
+  if (idle < kYieldFor) return std::this_thread::yield();
+  doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
+}
+
+// ---- from this rank's users ----
+
+Result<bool> Coordinator::take_submissions() {
+  std::vector<Submission> submissions;
+  bool leave = false;
+  {
+    const std::lock_guard lock(mutex_);
+    submissions.swap(submitted_);
+    // Nothing is submitted after the call.
+    leave = leave_called_ && !leaving_;
+  }
+  std::map<ChannelId, RequestList> outbox;
+  for (Submission& submission : submissions) take(std::move(submission), outbox);
+  const Clock::time_point now = Clock::now();
+  for (auto& [id, list] : outbox) {
+    Channel& channel = channels_.at(id);
+    if (channel.negotiator == nullptr) {
+      if (Status status = send(channel.leader(), list); !status.ok()) return status;
+      continue;
+    }
+    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
+  }
+  if (leave) {
+    if (Status status = begin_leaving(); !status.ok()) return status;
+  }
+  return leave || !submissions.empty();
+}
+
+/// Checks what can be checked here, and puts the request into the outbox.
+void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& outbox) {
+  const auto refuse = [&submission](const std::string& reason) {
+    submission.work->complete(
+        Status::error(fmt::format("{}: {}", label(submission.request), reason)));
+  };
+  if (!failure_.empty()) return refuse(failure_);
+  const auto found = channels_.find(submission.channel);
+  if (found == channels_.end()) {
+    return refuse(fmt::format("rank {} is not a member of process set {}", rank_,
+                              submission.channel));
+  }
+  Channel& channel = found->second;
+  Request& request = submission.request;
+  if (channel.pending.contains(request.name)) {
+    return refuse(fmt::format(
+        "submitted twice on rank {}: the name is in use until the first operation is done", rank_));
+  }
+  if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
+  if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
+    request.refusal = "a process set is made by all ranks, not within another set";
+  }
+  outbox[submission.channel].channel = submission.channel;
+  outbox[submission.channel].requests.push_back(request);
+  if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
+  if (channel.pending.empty()) channel.quiet_since = Clock::now();
+  channel.pending.emplace(request.name, std::move(submission));
+}
+
+Status Coordinator::begin_leaving() {
+  leaving_ = true;
+  std::set<int> leaders;
+  for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
+  for (const int leader : leaders) {
+    Status status = leader == rank_ ? handle(rank_, Leave{}) : send(leader, Leave{});
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+// ---- from other ranks ----
+
+Result<bool> Coordinator::receive() {
+  bool received = false;
+  while (true) {
+    Result<std::optional<Envelope>> envelope = control_.receive();
+    if (!envelope.ok()) return envelope.status();
+    if (!envelope.value().has_value()) return received;
+    received = true;
+    const int source = envelope.value()->source;
+    const Result<Message> message = decode(envelope.value()->bytes);
+    if (!message.ok()) {
+      return Status::error(fmt::format("from rank {}: {}", source, message.status().message()));
+    }
+    Status status = std::visit([&](const auto& m) { return handle(source, m); }, message.value());
+    if (!status.ok()) return status;
+  }
+}
+
+Status Coordinator::handle(int source, const RequestList& list) {
+  const auto found = channels_.find(list.channel);
+  if (found == channels_.end()) {
+    early_requests_[list.channel].emplace_back(source, list);
+    return {};
+  }
+  if (found->second.negotiator == nullptr) {
+    return Status::error(
+        fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
+                    source, rank_, list.channel));
+  }
+  const Clock::time_point now = Clock::now();
+  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now);
+  return {};
+}
+
+Status Coordinator::handle(int source, const ResponseList& list) {
+  const auto found = channels_.find(list.channel);
+  if (found == channels_.end() || found->second.leader() != source) {
+    return Status::error(
+        fmt::format("rank {} answers for process set {}, which it does not lead", source,
+                    list.channel));
+  }
+  return execute(list.channel, found->second, list.responses);
+}
+
+Status Coordinator::handle(int source, const Leave& /*leave*/) {
+  for (auto& [id, channel] : channels_) {
+    const bool member = std::ranges::binary_search(channel.ranks, source);
+    if (channel.negotiator != nullptr && member) channel.negotiator->leave(source);
+  }
+  left_.insert(source);
+  return {};
+}
+
+Status Coordinator::handle(int /*source*/, const AllLeft& all_left) {
+  all_left_.insert(all_left.channel);
+  return {};
+}
+
+Status Coordinator::handle(int source, const Failure& failure) {
+  fail(fmt::format("rank {} has failed: {}", source, failure.reason), /*tell_others=*/false);
+  return {};
+}
+
+Status Coordinator::handle(int /*source*/, const StallNotice& notice) {
+  const auto found = channels_.find(notice.channel);
+  if (found != channels_.end()) found->second.quiet_since = Clock::now();
+  return {};
+}
+
+Status Coordinator::handle(int source, const Hello& /*hello*/) {
+  return Status::error(fmt::format("rank {} starts anew while the others are running", source));
+}
+
+Status Coordinator::handle(int source, const Welcome& /*welcome*/) {
+  return Status::error(fmt::format("rank {} starts anew while the others are running", source));
+}
+
+// ---- agreement ----
+
+/// Sends what this rank, as a leader, has to answer.
+Result<bool> Coordinator::answer() {
+  bool answered = false;
+  // By id: an answer may add a channel.
+  std::vector<ChannelId> led;
+  for (const auto& [id, channel] : channels_) {
+    if (channel.negotiator != nullptr) led.push_back(id);
+  }
+  for (const ChannelId id : led) {
+    Channel& channel = channels_.at(id);
+    std::vector<std::vector<Response>> replies = channel.negotiator->take_replies();
+    for (std::size_t member = 0; member < replies.size(); ++member) {
+      if (replies[member].empty()) continue;
+      answered = true;
+      const int destination = channel.ranks[member];
+      Status status =
+          destination == rank_
+              ? execute(id, channel, replies[member])
+              : send(destination, ResponseList{id, std::move(replies[member])});
+      if (!status.ok()) return status;
+    }
+    // After the last replies.
+    if (!all_left_.contains(id) && std::ranges::includes(left_, channel.ranks)) {
+      answered = true;
+      if (Status status = release_members(id, channel); !status.ok()) return status;
+    }
+  }
+  return answered;
+}
+
+Status Coordinator::release_members(ChannelId id, const Channel& channel) {
+  all_left_.insert(id);
+  for (const int rank : channel.ranks) {
+    if (rank == rank_) continue;
+    if (Status status = send(rank, AllLeft{id}); !status.ok()) return status;
+  }
+  return {};
+}
+
+/// Ends the operations that failed, and hands the others to the executor as one batch.
+Status Coordinator::execute(ChannelId id, Channel& channel,
+                            const std::vector<Response>& responses) {
+  std::vector<AgreedSubmission> batch;
+  const Clock::time_point now = Clock::now();
+  for (const Response& response : responses) {
+    const auto found = channel.pending.find(response.name);
+    if (found == channel.pending.end()) {
+      return Status::error(fmt::format("'{}' was agreed on, but rank {} did not submit it",
+                                       response.name, rank_));
+    }
+    Submission submission = std::move(found->second);
+    channel.pending.erase(found);
+    if (!response.error.empty()) {
+      submission.work->complete(Status::error(response.error));
+      continue;
+    }
+    if (trace_ != nullptr) trace_->negotiated(submission, now);
+    switch (submission.request.kind) {
+      case CollectiveKind::Barrier:
+        submission.work->complete({});
+        break;
+      case CollectiveKind::AddProcessSet:
+        if (Status status = complete_process_set(submission, response); !status.ok()) return status;
+        break;
+      case CollectiveKind::Allreduce:
+      case CollectiveKind::Broadcast:
+      case CollectiveKind::Allgather:
+        batch.push_back({std::move(submission), response});
+        break;
+    }
+  }
+  executor_.enqueue(id, std::move(batch));
+  return {};
+}
+
+Status Coordinator::complete_process_set(const Submission& submission, const Response& response) {
+  const std::vector<int> ranks(submission.request.shape.begin(), submission.request.shape.end());
+  const bool member = std::ranges::binary_search(ranks, rank_);
+  if (member) add_channel(response.new_channel, ranks);
+  submission.work->complete({}, {.new_channel = response.new_channel});
+  // The new leader may not have been told.
+  if (member && leaving_ && ranks.front() != rank_) return send(ranks.front(), Leave{});
+  return {};
+}
+
+void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
+  Channel channel{.ranks = ranks};
+  if (channel.leader() == rank_) {
+    channel.negotiator = std::make_unique<Negotiator>(ranks);
+    const Clock::time_point now = Clock::now();
+    for (const auto& [source, list] : early_requests_[id]) {
+      for (const Request& request : list.requests) channel.negotiator->add(source, request, now);
+    }
+    early_requests_.erase(id);
+    for (const int gone : left_) {
+      if (std::ranges::binary_search(ranks, gone)) channel.negotiator->leave(gone);
+    }
+  }
+  const auto member = std::ranges::lower_bound(ranks, rank_) - ranks.begin();
+  channels_.emplace(id, std::move(channel));
+  executor_.add_channel(id, std::move(ranks), static_cast<int>(member));
+}
+
+// ---- stalls ----
+
+Status Coordinator::report_stalls(Clock::time_point now) {
+  if (now < next_stall_check_) return {};
+  next_stall_check_ = now + kStallCheckInterval;
+  for (auto& [id, channel] : channels_) {
+    if (channel.negotiator != nullptr) {
+      if (Status status = report_led(id, channel, now); !status.ok()) return status;
+    } else if (Status status = report_silent_leader(channel, now); !status.ok()) {
+      return status;
+    }
+  }
+  return {};
+}
+
+/// The leader knows who is missing: it says so, once per warning interval, and gives up in time.
+Status Coordinator::report_led(ChannelId id, Channel& channel, Clock::time_point now) {
+  using Stall = Negotiator::Stall;
+  if (config_.stall_abort.count() > 0) {
+    for (const Stall& stall : channel.negotiator->stalled(now, config_.stall_abort)) {
+      channel.negotiator->fail(
+          stall.name,
+          fmt::format("{} '{}': given up after {:.1f} s: rank(s) {} submitted it, rank(s) {} did "
+                      "not (KOLO_STALL_ABORT_SECONDS)",
+                      to_string(stall.kind), stall.name, stall.age.count(),
+                      fmt::join(stall.submitted, ", "), fmt::join(stall.missing, ", ")));
+    }
+  }
+  if (config_.stall_warning.count() == 0) return {};
+  if (now - channel.quiet_since < config_.stall_warning) return {};
+  const std::vector<Stall> stalls = channel.negotiator->stalled(now, config_.stall_warning);
+  if (stalls.empty()) return {};
+  channel.quiet_since = now;
+  std::map<std::vector<int>, std::vector<std::string>> by_missing;
+  std::set<int> waiting;
+  for (const Stall& stall : stalls) {
+    by_missing[stall.missing].push_back(
+        fmt::format("{} '{}' ({:.1f} s)", to_string(stall.kind), stall.name, stall.age.count()));
+    waiting.insert(stall.submitted.begin(), stall.submitted.end());
+  }
+  for (const auto& [missing, operations] : by_missing) {
+    logger_.warn("stalled: rank(s) {} have not submitted {}, for which others wait. Are they slow, "
+                 "or on another path of the program?",
+                 fmt::join(missing, ", "), fmt::join(operations, ", "));
+  }
+  for (const int rank : waiting) {
+    if (rank == rank_) continue;
+    if (Status status = send(rank, StallNotice{id}); !status.ok()) return status;
+  }
+  return {};
+}
+
+/// A leader that has submitted nothing sleeps, so it neither reports that everybody waits for it nor
+/// gives up.
+Status Coordinator::report_silent_leader(Channel& channel, Clock::time_point now) {
+  constexpr double kPatience = 1.25;
+  if (channel.pending.empty()) return {};
+  if (config_.stall_abort.count() > 0) {
+    const auto& [name, oldest] = *std::ranges::min_element(
+        channel.pending, {}, [](const auto& entry) { return entry.second.submitted; });
+    const std::chrono::duration<double> age = now - oldest.submitted;
+    if (age > kPatience * config_.stall_abort + 2 * kStallCheckInterval) {
+      return Status::error(
+          fmt::format("{}: given up after {:.1f} s: rank {} submitted it, rank {} has not answered "
+                      "(KOLO_STALL_ABORT_SECONDS)",
+                      label(oldest.request), age.count(), rank_, channel.leader()));
+    }
+  }
+  if (config_.stall_warning.count() == 0) return {};
+  if (now - channel.quiet_since < kPatience * config_.stall_warning) return {};
+  channel.quiet_since = now;
+  std::vector<std::string> names;
+  for (const auto& [name, submission] : channel.pending) names.push_back(label(submission.request));
+  std::ranges::sort(names);
+  logger_.warn("stalled: rank {} has not submitted {}, for which rank {} waits", channel.leader(),
+               fmt::join(names, ", "), rank_);
+  return {};
+}
+
+// ---- sending and failing ----
+
+Status Coordinator::send(int destination, const Message& message) {
+  return control_.send(destination, encode(message));
+}
+
+/// The first failure wins, and lasts.
+void Coordinator::fail(const std::string& reason, bool tell_others) {
+  if (failure_.empty()) {
+    failure_ = reason;
+    logger_.error("{}", reason);
+    for (int rank = 0; tell_others && rank < control_.topology().size; ++rank) {
+      // Best effort: the plane that would carry the news may be what has failed.
+      if (rank != rank_) (void)send(rank, Failure{reason});
+    }
+  }
+  complete_pending(failure_);
+  executor_.fail(failure_);
+}
+
+void Coordinator::complete_pending(const std::string& error) {
+  for (auto& [id, channel] : channels_) {
+    for (const auto& [name, submission] : channel.pending) {
+      submission.work->complete(
+          Status::error(fmt::format("{}: {}", label(submission.request), error)));
+    }
+    channel.pending.clear();
+  }
+}
+
+}  // namespace kolo::core

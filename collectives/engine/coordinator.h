@@ -1,0 +1,148 @@
+#pragma once
+
+/// The thread that turns submissions of all ranks into operations that all ranks run.
+///
+/// In each process set the first rank is the leader. Members send it Requests; its Negotiator
+/// (negotiator.h has the states of one operation) answers with Responses; what all have agreed on
+/// goes to the Executor. Three parts that know nothing of each other: negotiation, planning, execution.
+///
+/// Nobody listens without need. A rank that has submitted nothing sleeps on its doorbell: no operation
+/// of its sets can complete without it, so what others have sent can wait until it submits, too. A
+/// leader whose call was refused, or has failed, stays awake until it has told the others.
+///
+///   state     meaning                               leaves it
+///   --------  ------------------------------------  ------------------------------------------------
+///   Running   submissions are negotiated            leave() -> Leaving; a broken plane here, or a
+///                                                   Failure from another rank -> Failed
+///   Failed    every submission ends with the first  leave(): ends, as the others have been told
+///             failure's message
+///   Leaving   this rank has sent Leave to the       AllLeft from the leader of each of its sets (sent
+///             leaders of its sets; it still runs    after Leave from all members), with nothing in
+///             what had been agreed on before        flight; or a failure
+///
+/// Leave withdraws what the rank had submitted: the leader fails what is not yet agreed on, on all
+/// ranks, and whatever is submitted to that set later. Messages between two ranks arrive in order, so a
+/// rank knows of everything agreed on in a set before it hears AllLeft for that set. Messages from
+/// different ranks may overtake each other: a leader may get requests for a set of which rank 0 has not
+/// told it yet, and keeps them.
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "base/config.h"
+#include "base/doorbell.h"
+#include "base/log.h"
+#include "control/control_plane.h"
+#include "data/data_plane.h"
+#include "engine/engine_trace.h"
+#include "engine/executor.h"
+#include "engine/negotiator.h"
+#include "engine/work.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+
+class Coordinator {
+ public:
+  struct Planes {
+    ControlPlane& control;
+    DataPlane& data;
+    /// What the planes ring.
+    Doorbell& doorbell;
+  };
+
+  /// Starts the thread. `timeline` may be null; all of these must outlive the coordinator.
+  Coordinator(const Config& config, Planes planes, Timeline* timeline, spdlog::logger& logger);
+
+  /// Leaves.
+  ~Coordinator();
+
+  /// Never blocks; errors come through the submission's Work. Thread-safe.
+  void submit(Submission submission);
+
+  /// Returns when all ranks have left. Thread-safe, idempotent.
+  void leave();
+
+ private:
+  /// A process set as this rank sees it.
+  struct Channel {
+    std::vector<int> ranks;
+    std::unordered_map<std::string, Submission> pending;
+    /// On the leader only.
+    std::unique_ptr<Negotiator> negotiator;
+    /// Since when pending has not been empty, or the leader has last reported a stall.
+    Clock::time_point quiet_since;
+
+    int leader() const { return ranks.front(); }
+  };
+
+  void run();
+  bool finished() const;
+  Result<bool> advance();
+
+  Result<bool> take_submissions();
+  void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
+  Status begin_leaving();
+
+  Result<bool> receive();
+  Status handle(int source, const RequestList& list);
+  Status handle(int source, const ResponseList& list);
+  Status handle(int source, const Leave& leave);
+  Status handle(int source, const AllLeft& all_left);
+  Status handle(int source, const Failure& failure);
+  Status handle(int source, const StallNotice& notice);
+  Status handle(int source, const Hello& hello);
+  Status handle(int source, const Welcome& welcome);
+
+  Result<bool> answer();
+  Status release_members(ChannelId id, const Channel& channel);
+  Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
+  Status complete_process_set(const Submission& submission, const Response& response);
+  void add_channel(ChannelId id, std::vector<int> ranks);
+
+  Status report_stalls(Clock::time_point now);
+  Status report_led(ChannelId id, Channel& channel, Clock::time_point now);
+  Status report_silent_leader(Channel& channel, Clock::time_point now);
+
+  Status send(int destination, const Message& message);
+  void fail(const std::string& reason, bool tell_others);
+  void complete_pending(const std::string& error);
+  bool expecting() const;
+  void sleep(Clock::time_point idle_since);
+
+  const Config config_;
+  ControlPlane& control_;
+  Doorbell& doorbell_;
+  const bool planes_ring_;
+  spdlog::logger& logger_;
+  const int rank_;
+  std::unique_ptr<EngineTrace> trace_;
+  Executor executor_;
+
+  std::mutex mutex_;
+  std::vector<Submission> submitted_;  // guarded by mutex_
+  bool leave_called_ = false;          // guarded by mutex_
+
+  // The rest belongs to the thread.
+  std::map<ChannelId, Channel> channels_;
+  std::string failure_;
+  bool leaving_ = false;
+  /// Ranks from which Leave has come, and sets for which AllLeft has.
+  std::set<int> left_;
+  std::set<ChannelId> all_left_;
+  /// For sets that this rank leads without knowing it yet, by rank.
+  std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
+  Clock::time_point next_stall_check_{};
+
+  std::once_flag join_once_;
+  std::thread thread_;
+};
+
+}  // namespace kolo::core

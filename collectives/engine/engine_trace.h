@@ -1,0 +1,36 @@
+#pragma once
+
+/// What the engine does, told to the timeline.
+
+#include <cstddef>
+#include <span>
+
+#include "engine/timeline.h"
+#include "engine/work.h"
+
+namespace kolo::core {
+
+/// The stations of a group of operations that ran as one.
+struct GroupTimes {
+  Clock::time_point agreed, started, packed, reduced, unpacked;
+};
+
+/// Used by one thread, the coordinator's.
+class EngineTrace {
+ public:
+  explicit EngineTrace(Timeline& timeline);
+
+  /// A tensor was ready at `submission.submitted`, and all ranks have agreed on it now.
+  void negotiated(const Submission& submission, Clock::time_point now);
+
+  /// A group of all of these has run.
+  void ran(std::span<const Submission* const> group, std::size_t bytes, const GroupTimes& times);
+
+ private:
+  Timeline& timeline_;
+  const Timeline::Track negotiation_;
+  const Timeline::Track ready_;
+  Lanes groups_;
+};
+
+}  // namespace kolo::core

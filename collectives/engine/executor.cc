@@ -1,0 +1,220 @@
+#include "engine/executor.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+namespace kolo::core {
+namespace {
+
+/// Operations that one channel has in flight at most. All members start them in the same order, so
+/// the oldest unfinished one is in flight everywhere, and the limit cannot stop it.
+constexpr std::size_t kMostInFlight = 64;
+
+/// Bytes of fusion buffers that one channel has in flight at most, in units of the threshold.
+constexpr std::size_t kMostBuffersInFlight = 4;
+
+}  // namespace
+
+struct Executor::Group {
+  FusionGroup plan;
+  /// In the order of the plan's slices.
+  std::vector<AgreedSubmission> tensors;
+  FusionBuffer buffer;
+  std::shared_ptr<void> gathered;
+  std::unique_ptr<Operation> operation;
+  GroupTimes times;
+
+  const Request& request() const { return tensors.front().submission.request; }
+  std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
+};
+
+struct Executor::Channel {
+  ChannelId id = kWorldChannel;
+  std::vector<int> ranks;
+  int member = 0;
+  std::uint64_t next_sequence = 0;
+  std::deque<Group> queued;
+  std::vector<Group> in_flight;
+  std::size_t buffer_bytes_in_flight = 0;
+};
+
+Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
+    : plane_(plane), fusion_threshold_(fusion_threshold), trace_(trace) {}
+
+Executor::~Executor() = default;
+
+void Executor::add_channel(ChannelId channel, std::vector<int> ranks, int member) {
+  channels_[channel] = {.id = channel, .ranks = std::move(ranks), .member = member};
+}
+
+void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
+  std::vector<const Request*> requests;
+  requests.reserve(batch.size());
+  for (const AgreedSubmission& agreed : batch) requests.push_back(&agreed.submission.request);
+  const Clock::time_point now = Clock::now();
+  for (FusionGroup& plan : plan_fusion(requests, fusion_threshold_)) {
+    Group group;
+    for (const FusionGroup::Slice& slice : plan.slices) {
+      group.tensors.push_back(std::move(batch[slice.request]));
+    }
+    group.plan = std::move(plan);
+    group.times.agreed = now;
+    channels_.at(channel).queued.push_back(std::move(group));
+  }
+}
+
+Result<bool> Executor::progress() {
+  bool moved = false;
+  for (auto& [id, channel] : channels_) {
+    while (!channel.queued.empty() && channel.in_flight.size() < kMostInFlight) {
+      const std::size_t bytes = channel.queued.front().buffer_bytes();
+      const bool too_much =
+          channel.buffer_bytes_in_flight + bytes > kMostBuffersInFlight * fusion_threshold_;
+      if (too_much && channel.buffer_bytes_in_flight > 0) break;
+      Group group = std::move(channel.queued.front());
+      channel.queued.pop_front();
+      if (Status status = start(channel, std::move(group)); !status.ok()) return status;
+      moved = true;
+    }
+    for (std::size_t i = 0; i < channel.in_flight.size();) {
+      Group& group = channel.in_flight[i];
+      const Result<Operation::Progress> progress = group.operation->progress();
+      if (!progress.ok()) return progress.status();
+      moved |= progress.value() != Operation::Progress::Waiting;
+      if (progress.value() != Operation::Progress::Done) {
+        ++i;
+        continue;
+      }
+      channel.buffer_bytes_in_flight -= group.buffer_bytes();
+      finish(group);
+      channel.in_flight.erase(channel.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  }
+  return moved;
+}
+
+Status Executor::start(Channel& channel, Group group) {
+  group.times.started = Clock::now();
+  pack(group);
+  group.times.packed = Clock::now();
+  Collective collective = describe(channel, group);
+  collective.sequence = channel.next_sequence++;
+  channel.buffer_bytes_in_flight += group.buffer_bytes();
+  // In flight before it is started, so that a failure completes it with the rest.
+  channel.in_flight.push_back(std::move(group));
+  Result<std::unique_ptr<Operation>> operation = plane_.start(collective);
+  if (!operation.ok()) return operation.status();
+  channel.in_flight.back().operation = std::move(operation).value();
+  return {};
+}
+
+void Executor::pack(Group& group) {
+  if (!group.plan.fused()) {
+    const Submission& submission = group.tensors.front().submission;
+    const bool reduces = submission.request.kind == CollectiveKind::Allreduce;
+    const std::size_t bytes = group.plan.slices.front().bytes;
+    if (reduces && submission.input != submission.output && bytes > 0) {
+      std::memcpy(submission.output, submission.input, bytes);
+    }
+    return;
+  }
+  group.buffer = buffers_.take(group.plan.bytes);
+  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
+    const FusionGroup::Slice& slice = group.plan.slices[i];
+    const bool last = i + 1 == group.tensors.size();
+    const std::size_t end = last ? group.plan.bytes : group.plan.slices[i + 1].offset;
+    std::byte* target = group.buffer.memory.get() + slice.offset;
+    if (slice.bytes > 0) std::memcpy(target, group.tensors[i].submission.input, slice.bytes);
+    // The gap up to the next slice is reduced as well: it must hold numbers.
+    std::memset(target + slice.bytes, 0, end - slice.offset - slice.bytes);
+  }
+}
+
+Collective Executor::describe(const Channel& channel, Group& group) {
+  const Submission& submission = group.tensors.front().submission;
+  const Request& request = submission.request;
+  Collective collective{.kind = request.kind,
+                        .dtype = request.dtype,
+                        .ranks = channel.ranks,
+                        .member = channel.member,
+                        .channel = channel.id,
+                        .op = request.op,
+                        .prescale = request.prescale,
+                        .postscale = request.postscale,
+                        .output = submission.output,
+                        .count = element_count(request.shape)};
+  if (group.plan.fused()) {
+    collective.output = group.buffer.memory.get();
+    collective.count = static_cast<std::int64_t>(group.plan.bytes / size_of(request.dtype));
+  }
+  if (request.kind == CollectiveKind::Broadcast) {
+    const auto root = std::ranges::find(channel.ranks, request.root_rank);
+    collective.root_member = static_cast<int>(root - channel.ranks.begin());
+  }
+  if (request.kind == CollectiveKind::Allgather) {
+    const std::int64_t row = element_count({request.shape.begin() + 1, request.shape.end()});
+    collective.count = 0;
+    for (const std::int64_t rows : group.tensors.front().response.first_dimensions) {
+      collective.counts.push_back(rows * row);
+      collective.count += rows * row;
+    }
+    const std::size_t bytes = static_cast<std::size_t>(collective.count) * size_of(request.dtype);
+    // Not from the pool, as it stays with the user.
+    group.gathered = allocate_buffer(bytes).memory;
+    collective.input = submission.input;
+    collective.output = group.gathered.get();
+  }
+  return collective;
+}
+
+void Executor::finish(Group& group) {
+  group.times.reduced = Clock::now();
+  group.operation.reset();
+  if (group.plan.fused()) {
+    for (std::size_t i = 0; i < group.tensors.size(); ++i) {
+      const FusionGroup::Slice& slice = group.plan.slices[i];
+      if (slice.bytes == 0) continue;
+      std::memcpy(group.tensors[i].submission.output, group.buffer.memory.get() + slice.offset,
+                  slice.bytes);
+    }
+    buffers_.give_back(std::move(group.buffer));
+  }
+  group.times.unpacked = Clock::now();
+  if (trace_ != nullptr) record(group);
+  for (AgreedSubmission& tensor : group.tensors) {
+    tensor.submission.work->complete(
+        {}, {.gathered = group.gathered,
+             .first_dimensions = std::move(tensor.response.first_dimensions)});
+  }
+}
+
+void Executor::record(const Group& group) const {
+  std::vector<const Submission*> submissions;
+  for (const AgreedSubmission& tensor : group.tensors) submissions.push_back(&tensor.submission);
+  trace_->ran(submissions, group.plan.bytes, group.times);
+}
+
+bool Executor::idle() const {
+  return std::ranges::all_of(channels_, [](const auto& entry) {
+    return entry.second.queued.empty() && entry.second.in_flight.empty();
+  });
+}
+
+void Executor::fail(const std::string& error) {
+  const auto complete = [&error](Group& group) {
+    group.operation.reset();
+    for (AgreedSubmission& tensor : group.tensors) {
+      tensor.submission.work->complete(Status::error(error));
+    }
+  };
+  for (auto& [id, channel] : channels_) {
+    std::ranges::for_each(channel.in_flight, complete);
+    std::ranges::for_each(channel.queued, complete);
+    channel.in_flight.clear();
+    channel.queued.clear();
+    channel.buffer_bytes_in_flight = 0;
+  }
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,66 @@
+#pragma once
+
+/// Runs what has been agreed on: pack, reduce, unpack. Knows nothing of how the agreement came about.
+
+#include <cstddef>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/data_plane.h"
+#include "engine/fusion_buffer.h"
+#include "engine/engine_trace.h"
+#include "engine/fusion_planner.h"
+#include "engine/work.h"
+
+namespace kolo::core {
+
+/// A submission that all ranks have agreed to run.
+struct AgreedSubmission {
+  Submission submission;
+  Response response;
+};
+
+/// Used by one thread, the coordinator's. Each channel starts its groups in the order in which they
+/// were enqueued, which is the same on all its members; channels do not wait for each other.
+class Executor {
+ public:
+  /// `trace` may be null.
+  Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace);
+  ~Executor();
+
+  /// A process set with these global ranks, of which this rank is number `member`.
+  void add_channel(ChannelId channel, std::vector<int> ranks, int member);
+
+  /// `batch`: agreed on in this order by every member of the channel.
+  void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
+
+  /// Starts what can be started, moves what is in flight, completes what is done. True when anything
+  /// has changed. After a failure the data plane is unusable.
+  Result<bool> progress();
+
+  bool idle() const;
+
+  /// Completes everything with this error.
+  void fail(const std::string& error);
+
+ private:
+  struct Group;
+  struct Channel;
+
+  Status start(Channel& channel, Group group);
+  void pack(Group& group);
+  void finish(Group& group);
+  Collective describe(const Channel& channel, Group& group);
+  void record(const Group& group) const;
+
+  DataPlane& plane_;
+  const std::size_t fusion_threshold_;
+  EngineTrace* const trace_;
+  std::map<ChannelId, Channel> channels_;
+  FusionBufferPool buffers_;
+};
+
+}  // namespace kolo::core

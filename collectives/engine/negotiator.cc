@@ -1,0 +1,149 @@
+#include "engine/negotiator.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cassert>
+#include <utility>
+
+#include "engine/validate.h"
+
+namespace kolo::core {
+namespace {
+
+std::string left_error(const Request& request, int rank) {
+  return fmt::format(
+      "{} '{}': rank {} has shut down Kolo (or ended) without taking part. Every rank of the process "
+      "set must run the same operations.",
+      to_string(request.kind), request.name, rank);
+}
+
+std::string refusal_error(const Request& request, int rank) {
+  return fmt::format("{} '{}': refused on rank {}: {}", to_string(request.kind), request.name, rank,
+                     request.refusal);
+}
+
+}  // namespace
+
+Negotiator::Negotiator(std::vector<int> ranks) : ranks_(std::move(ranks)), replies_(ranks_.size()) {}
+
+std::size_t Negotiator::member_of(int rank) const {
+  const auto found = std::ranges::lower_bound(ranks_, rank);
+  assert(found != ranks_.end() && *found == rank);
+  return static_cast<std::size_t>(found - ranks_.begin());
+}
+
+void Negotiator::add(int rank, Request request, Clock::time_point now) {
+  const std::size_t member = member_of(rank);
+  const std::string name = request.name;
+  Operation& operation = operation_for(member, request, rank, now);
+  count(operation, member);
+  if (!request.refusal.empty()) {
+    fail(operation, refusal_error(request, rank));
+  } else {
+    operation.waiting.push_back(member);
+    if (operation.error.empty()) {
+      operation.error = find_mismatch(operation.first, operation.first_rank, request, rank);
+    }
+    if (!operation.error.empty()) {
+      fail(operation, operation.error);
+    } else {
+      if (request.kind == CollectiveKind::Allgather) {
+        operation.first_dimensions[member] = request.shape.front();
+      }
+      if (operation.submissions == ranks_.size()) succeed(operation);
+    }
+  }
+  forget_ended(name);
+}
+
+Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Request& request,
+                                                 int rank, Clock::time_point now) {
+  std::deque<Operation>& operations = operations_[request.name];
+  for (Operation& operation : operations) {
+    if (!operation.submitted[member]) return operation;
+  }
+  Operation& operation = operations.emplace_back();
+  operation.first = request;
+  operation.first_rank = rank;
+  operation.since = now;
+  operation.submitted.resize(ranks_.size());
+  if (request.kind == CollectiveKind::Allgather) operation.first_dimensions.resize(ranks_.size());
+  for (const int gone : left_) {
+    count(operation, member_of(gone));
+    fail(operation, left_error(request, gone));
+  }
+  return operation;
+}
+
+void Negotiator::count(Operation& operation, std::size_t member) {
+  operation.submitted[member] = true;
+  ++operation.submissions;
+  if (member == 0) ++joined_by_leader_;
+}
+
+void Negotiator::fail(Operation& operation, const std::string& error) {
+  if (operation.error.empty()) operation.error = error;
+  for (const std::size_t member : operation.waiting) {
+    replies_[member].push_back({.name = operation.first.name, .error = operation.error});
+  }
+  operation.waiting.clear();
+}
+
+void Negotiator::succeed(const Operation& operation) {
+  Response response{.name = operation.first.name, .first_dimensions = operation.first_dimensions};
+  if (operation.first.kind == CollectiveKind::AddProcessSet) response.new_channel = next_channel_++;
+  for (std::vector<Response>& replies : replies_) replies.push_back(response);
+}
+
+void Negotiator::forget_ended(const std::string& name) {
+  const auto found = operations_.find(name);
+  if (found == operations_.end()) return;
+  joined_by_leader_ -= std::erase_if(
+      found->second, [this](const Operation& o) { return o.submissions == ranks_.size(); });
+  if (found->second.empty()) operations_.erase(found);
+}
+
+void Negotiator::leave(int rank) {
+  left_.insert(rank);
+  const std::size_t member = member_of(rank);
+  std::vector<std::string> names;
+  for (auto& [name, operations] : operations_) {
+    names.push_back(name);
+    for (Operation& operation : operations) {
+      fail(operation, left_error(operation.first, rank));
+      if (!operation.submitted[member]) count(operation, member);
+    }
+  }
+  for (const std::string& name : names) forget_ended(name);
+}
+
+std::vector<std::vector<Response>> Negotiator::take_replies() {
+  return std::exchange(replies_, std::vector<std::vector<Response>>(ranks_.size()));
+}
+
+std::vector<Negotiator::Stall> Negotiator::stalled(Clock::time_point now,
+                                                   std::chrono::duration<double> age) const {
+  std::vector<Stall> stalls;
+  for (const auto& [name, operations] : operations_) {
+    const auto operation = std::ranges::find_if(operations, is_waiting);
+    if (operation == operations.end() || now - operation->since < age) continue;
+    Stall stall{.name = name, .kind = operation->first.kind, .age = now - operation->since};
+    for (std::size_t member = 0; member < ranks_.size(); ++member) {
+      (operation->submitted[member] ? stall.submitted : stall.missing).push_back(ranks_[member]);
+    }
+    stalls.push_back(std::move(stall));
+  }
+  std::ranges::sort(stalls, {}, &Stall::name);
+  return stalls;
+}
+
+void Negotiator::fail(const std::string& name, const std::string& error) {
+  const auto found = operations_.find(name);
+  if (found == operations_.end()) return;
+  const auto operation = std::ranges::find_if(found->second, is_waiting);
+  if (operation != found->second.end()) fail(*operation, error);
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,95 @@
+#pragma once
+
+/// The leader's table of one process set: which ranks have submitted what. No I/O and no thread, so
+/// that a test can drive it.
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <set>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/work.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+
+/// The life of one operation at the leader. Each rank's n-th submission of a name belongs to the
+/// name's n-th operation.
+///
+///   state      event                       reply                             next state
+///   ---------  --------------------------  --------------------------------  -----------------------
+///   Waiting    submitted by the last rank  go ahead, to all                  ends
+///   Waiting    submission that does not    the error, to those that have     Failed
+///              match, or a refusal,        submitted validly
+///              a member left, time is up
+///   Failed     submitted by another rank   the same error, to that rank      Failed; ends after the
+///                                                                            last rank
+///
+/// "Go ahead" replies are in one order for all members. A rank whose call was refused knows already and
+/// gets no reply. A rank that has left counts as having submitted.
+class Negotiator {
+ public:
+  /// Of the process set with these global ranks, ascending.
+  explicit Negotiator(std::vector<int> ranks);
+
+  void add(int rank, Request request, Clock::time_point now);
+
+  /// The rank will submit nothing any more, and its part in what waits is withdrawn.
+  void leave(int rank);
+
+  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all.
+  std::vector<std::vector<Response>> take_replies();
+
+  struct Stall {
+    std::string name;
+    CollectiveKind kind = CollectiveKind::Allreduce;
+    std::vector<int> submitted;
+    std::vector<int> missing;
+    std::chrono::duration<double> age{};
+  };
+  /// Operations that have waited longer than `age` for some ranks.
+  std::vector<Stall> stalled(Clock::time_point now, std::chrono::duration<double> age) const;
+
+  /// Fails the oldest operation of that name that has not failed yet.
+  void fail(const std::string& name, const std::string& error);
+
+  /// The leader itself has taken part in an operation that has not ended for all members.
+  bool expects_members() const { return joined_by_leader_ > 0; }
+
+ private:
+  struct Operation {
+    Request first;
+    int first_rank = 0;
+    Clock::time_point since;
+    /// By member: whether it has submitted (validly or not, or has left).
+    std::vector<bool> submitted;
+    std::size_t submissions = 0;
+    /// Members that wait for a reply.
+    std::vector<std::size_t> waiting;
+    std::vector<std::int64_t> first_dimensions;
+    std::string error;
+  };
+
+  static bool is_waiting(const Operation& operation) { return operation.error.empty(); }
+  std::size_t member_of(int rank) const;
+  Operation& operation_for(std::size_t member, const Request& request, int rank,
+                           Clock::time_point now);
+  void fail(Operation& operation, const std::string& error);
+  void succeed(const Operation& operation);
+  void count(Operation& operation, std::size_t member);
+  void forget_ended(const std::string& name);
+
+  std::vector<int> ranks_;
+  std::set<int> left_;
+  /// By name; usually one operation each, more while a failed one waits for its last ranks.
+  std::unordered_map<std::string, std::deque<Operation>> operations_;
+  /// Open operations that member 0 has submitted.
+  std::size_t joined_by_leader_ = 0;
+  std::vector<std::vector<Response>> replies_;
+  ChannelId next_channel_ = kWorldChannel + 1;
+};
+
+}  // namespace kolo::core

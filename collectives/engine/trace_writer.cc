@@ -1,0 +1,118 @@
+#include "engine/trace_writer.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <utility>
+
+namespace kolo::core {
+namespace {
+
+constexpr std::chrono::milliseconds kGather(100);
+constexpr std::size_t kBlock = std::size_t{64} << 10;
+/// As much is written at once, without gathering more.
+constexpr std::size_t kMuch = std::size_t{1} << 20;
+
+/// No signal is handled on the threads started in its lifetime. Among them is SIGXFSZ, which would
+/// end the process when the file reaches the limit on its size.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_{};
+};
+
+}  // namespace
+
+TraceWriter::TraceWriter(TraceFile file, std::size_t backlog_limit,
+                         std::function<void(const std::string&)> on_error)
+    : file_(std::move(file)), backlog_limit_(backlog_limit), on_error_(std::move(on_error)) {
+  const SignalsBlocked blocked;
+  thread_ = std::thread([this] { run(); });
+  pthread_setname_np(thread_.native_handle(), "kolo-timeline");
+}
+
+TraceWriter::~TraceWriter() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void TraceWriter::append(std::string_view lines, Priority priority) {
+  bool wake = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const bool full = buffered_ + in_writing_ + lines.size() > backlog_limit_;
+    if (!status_.ok() || (full && priority == Priority::MayBeDropped)) {
+      ++dropped_;
+      return;
+    }
+    const bool much_before = buffered_ >= kMuch;
+    wake = buffered_ == 0;
+    if (blocks_.empty() || blocks_.back().size() + lines.size() > kBlock) {
+      blocks_.emplace_back().reserve(std::max(kBlock, lines.size()));
+    }
+    blocks_.back() += lines;
+    buffered_ += lines.size();
+    if (!much_before && buffered_ >= kMuch) wake = true;
+  }
+  if (wake) wake_.notify_one();
+}
+
+void TraceWriter::run() {
+  std::unique_lock lock(mutex_);
+  for (;;) {
+    wake_.wait(lock, [this] { return stop_ || buffered_ > 0; });
+    wake_.wait_for(lock, kGather, [this] { return stop_ || buffered_ >= kMuch; });
+    if (buffered_ == 0) break;
+    const Blocks blocks = std::exchange(blocks_, {});
+    in_writing_ = std::exchange(buffered_, 0);
+    for (const std::string& block : blocks) {
+      lock.unlock();
+      const Status status = file_.append(block);
+      lock.lock();
+      if (!status.ok()) {
+        lock.unlock();
+        return fail(status);
+      }
+      in_writing_ -= block.size();
+    }
+  }
+  lock.unlock();
+  // Removes a line that another process was killed in and nobody has written after.
+  if (const Status status = file_.append(""); !status.ok()) fail(status);
+}
+
+void TraceWriter::fail(const Status& status) {
+  {
+    const std::lock_guard lock(mutex_);
+    status_ = status;
+    blocks_.clear();
+  }
+  if (on_error_) on_error_(status.message());
+}
+
+std::uint64_t TraceWriter::dropped() const {
+  const std::lock_guard lock(mutex_);
+  return dropped_;
+}
+
+Status TraceWriter::status() const {
+  const std::lock_guard lock(mutex_);
+  return status_;
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,63 @@
+#pragma once
+
+/// From the threads that record to the file, without making them wait for it.
+
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "base/status.h"
+#include "engine/trace_file.h"
+
+namespace kolo::core {
+
+/// Thread-safe. Lines wait in memory for at most a tenth of a second. The thread that writes them
+/// sleeps while there are none.
+class TraceWriter {
+ public:
+  enum class Priority { MayBeDropped, Keep };
+
+  /// Throws std::system_error when no thread can be started.
+  TraceWriter(TraceFile file, std::size_t backlog_limit,
+              std::function<void(const std::string&)> on_error);
+  TraceWriter(const TraceWriter&) = delete;
+  TraceWriter& operator=(const TraceWriter&) = delete;
+  /// Writes what is left.
+  ~TraceWriter();
+
+  /// Takes the whole lines of one event; drops them when more than the limit waits to be written,
+  /// or when writing has failed.
+  void append(std::string_view lines, Priority priority = Priority::MayBeDropped);
+
+  std::uint64_t dropped() const;
+  Status status() const;
+
+ private:
+  using Blocks = std::vector<std::string>;
+
+  void run();
+  void fail(const Status& status);
+
+  TraceFile file_;
+  const std::size_t backlog_limit_;
+  const std::function<void(const std::string&)> on_error_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable wake_;
+  Blocks blocks_;               // recorded; not one string, which would be copied while it grows
+  std::size_t buffered_ = 0;    // bytes in blocks_
+  std::size_t in_writing_ = 0;  // bytes taken from blocks_ and not yet written
+  std::uint64_t dropped_ = 0;
+  Status status_;
+  bool stop_ = false;
+
+  std::thread thread_;
+};
+
+}  // namespace kolo::core

@@ -1,0 +1,113 @@
+#include "engine/validate.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+
+namespace kolo::core {
+namespace {
+
+bool is_scaled(const Request& request) {
+  return request.prescale != 1.0 || request.postscale != 1.0;
+}
+
+std::string check_allreduce(const Request& request) {
+  if (request.dtype == DataType::Bool && request.op == ReduceOp::Average) {
+    return "a bool tensor has no average; use Sum (or), Product (and), or convert it";
+  }
+  if (std::isnan(request.prescale) || std::isnan(request.postscale)) {
+    return "prescale and postscale must be numbers, not nan";
+  }
+  if (is_scaled(request) && !is_floating(request.dtype)) {
+    return fmt::format("prescale and postscale need a floating dtype, not {}",
+                       to_string(request.dtype));
+  }
+  return {};
+}
+
+std::string check_broadcast(const Request& request, std::span<const int> ranks) {
+  if (std::ranges::find(ranks, request.root_rank) == ranks.end()) {
+    return fmt::format("root rank {} is out of range: the process set has ranks {}",
+                       request.root_rank, fmt::join(ranks, ", "));
+  }
+  return {};
+}
+
+std::string check_process_set(const Request& request, std::span<const int> ranks) {
+  const Shape& members = request.shape;
+  const bool ascending = std::ranges::adjacent_find(members, std::greater_equal<>()) == members.end();
+  if (members.empty() || !ascending) {
+    return fmt::format("its ranks must be distinct and ascending, at least one; got {}",
+                       to_string(members));
+  }
+  for (const std::int64_t member : members) {
+    if (std::ranges::find(ranks, member) == ranks.end()) {
+      return fmt::format("rank {} does not exist: there are {} ranks", member, ranks.size());
+    }
+  }
+  return {};
+}
+
+/// The dimensions on which all ranks must agree.
+std::span<const std::int64_t> common_dimensions(const Request& request) {
+  const std::span<const std::int64_t> shape(request.shape);
+  const bool ragged = request.kind == CollectiveKind::Allgather && !shape.empty();
+  return ragged ? shape.subspan(1) : shape;
+}
+
+}  // namespace
+
+std::string check_request(const Request& request, std::span<const int> ranks) {
+  switch (request.kind) {
+    case CollectiveKind::Allreduce:
+      return check_allreduce(request);
+    case CollectiveKind::Broadcast:
+      return check_broadcast(request, ranks);
+    case CollectiveKind::Allgather:
+      return request.shape.empty() ? "an all-gather needs at least one dimension" : "";
+    case CollectiveKind::AddProcessSet:
+      return check_process_set(request, ranks);
+    case CollectiveKind::Barrier:
+      return {};
+  }
+  std::abort();
+}
+
+std::string find_mismatch(const Request& first, int first_rank, const Request& other,
+                          int other_rank) {
+  const auto differ = [&](std::string_view what, const auto& value, const auto& other_value) {
+    return fmt::format("{} '{}': {} differs: rank {} has {}, rank {} has {}", to_string(first.kind),
+                       first.name, what, first_rank, value, other_rank, other_value);
+  };
+  if (first.kind != other.kind) {
+    return differ("operation", to_string(first.kind), to_string(other.kind));
+  }
+  if (first.device != other.device) {
+    return differ("device", to_string(first.device), to_string(other.device));
+  }
+  if (first.dtype != other.dtype) {
+    return differ("dtype", to_string(first.dtype), to_string(other.dtype));
+  }
+  if (first.op != other.op) return differ("reduce op", to_string(first.op), to_string(other.op));
+  if (first.root_rank != other.root_rank) {
+    return differ("root rank", first.root_rank, other.root_rank);
+  }
+  if (first.prescale != other.prescale) {
+    return differ("prescale", first.prescale, other.prescale);
+  }
+  if (first.postscale != other.postscale) {
+    return differ("postscale", first.postscale, other.postscale);
+  }
+  if (first.shape.size() != other.shape.size() ||
+      !std::ranges::equal(common_dimensions(first), common_dimensions(other))) {
+    const bool set = first.kind == CollectiveKind::AddProcessSet;
+    return differ(set ? "list of ranks" : "shape", to_string(first.shape), to_string(other.shape));
+  }
+  return {};
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,78 @@
+#pragma once
+
+/// One submitted operation and its outcome: the only thing that user threads and the coordinator
+/// share.
+
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+
+using Clock = std::chrono::steady_clock;
+
+/// What an operation leaves besides the bytes in its output.
+struct Outcome {
+  /// Allgather: the concatenated bytes, and each member's first dimension.
+  std::shared_ptr<void> gathered;
+  std::vector<std::int64_t> first_dimensions;
+  /// AddProcessSet: the new set's channel.
+  ChannelId new_channel = 0;
+};
+
+/// Thread-safe. What the coordinator wrote before complete() is seen after wait().
+class Work {
+ public:
+  bool done() const {
+    const std::lock_guard lock(mutex_);
+    return status_.has_value();
+  }
+
+  /// Blocks until the operation is done, and says how it went.
+  Status wait() const {
+    std::unique_lock lock(mutex_);
+    condition_.wait(lock, [this] { return status_.has_value(); });
+    return *status_;
+  }
+
+  /// Valid after a wait() that returned success.
+  const Outcome& outcome() const { return outcome_; }
+
+  void complete(Status status, Outcome outcome = {}) {
+    {
+      const std::lock_guard lock(mutex_);
+      outcome_ = std::move(outcome);
+      status_ = std::move(status);
+    }
+    condition_.notify_all();
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable condition_;
+  std::optional<Status> status_;
+  Outcome outcome_;
+};
+
+/// An operation on its way from the user's thread through the coordinator.
+struct Submission {
+  ChannelId channel = kWorldChannel;
+  Request request;
+  /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast is
+  /// in place on `output`; an all-gather has no output: it makes one.
+  const void* input = nullptr;
+  void* output = nullptr;
+  /// Owns that memory until the operation is done.
+  std::shared_ptr<void> keepalive;
+  std::shared_ptr<Work> work = std::make_shared<Work>();
+  Clock::time_point submitted = Clock::now();
+};
+
+}  // namespace kolo::core

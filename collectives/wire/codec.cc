@@ -1,0 +1,211 @@
+#include "wire/codec.h"
+
+#include <fmt/format.h>
+
+#include <bit>
+#include <cstring>
+#include <type_traits>
+
+namespace kolo::core {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "the codec copies integers as they are");
+
+constexpr std::uint8_t kVersion = 1;
+
+class Writer {
+ public:
+  explicit Writer(std::vector<std::byte>& bytes) : bytes_(bytes) {}
+
+  template <typename T>
+  void operator()(const T& value) {
+    static_assert(std::is_arithmetic_v<T> || std::is_enum_v<T>);
+    append(&value, sizeof(T));
+  }
+  void operator()(const std::string& text) {
+    length(text.size());
+    append(text.data(), text.size());
+  }
+  template <typename T>
+  void operator()(const std::vector<T>& items) {
+    length(items.size());
+    for (const T& item : items) (*this)(item);
+  }
+  void operator()(const Request& request) { fields(*this, request); }
+  void operator()(const Response& response) { fields(*this, response); }
+
+  template <typename Visitor, typename R>
+  static void fields(Visitor& visit, R& r) {
+    if constexpr (std::is_same_v<std::remove_const_t<R>, Request>) {
+      visit(r.name);
+      visit(r.kind);
+      visit(r.dtype);
+      visit(r.op);
+      visit(r.device);
+      visit(r.root_rank);
+      visit(r.prescale);
+      visit(r.postscale);
+      visit(r.shape);
+      visit(r.refusal);
+    } else {
+      visit(r.name);
+      visit(r.error);
+      visit(r.first_dimensions);
+      visit(r.new_channel);
+    }
+  }
+
+ private:
+  void length(std::size_t size) { (*this)(static_cast<std::uint32_t>(size)); }
+
+  void append(const void* data, std::size_t size) {
+    if (size == 0) return;
+    bytes_.resize(bytes_.size() + size);
+    std::memcpy(bytes_.data() + bytes_.size() - size, data, size);
+  }
+
+  std::vector<std::byte>& bytes_;
+};
+
+/// Reads fields until the first fault, and remembers it.
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+
+  template <typename T>
+  void operator()(T& value) {
+    static_assert(std::is_arithmetic_v<T>);
+    if (!take(sizeof(T))) return;
+    std::memcpy(&value, taken_, sizeof(T));
+  }
+  void operator()(bool& value) {
+    std::uint8_t number = 0;
+    (*this)(number);
+    if (number > 1) failed_ = true;
+    value = number == 1;
+  }
+  void operator()(CollectiveKind& kind) { enumerator(kind, kCollectiveKindCount); }
+  void operator()(DataType& dtype) { enumerator(dtype, kDataTypeCount); }
+  void operator()(ReduceOp& op) { enumerator(op, kReduceOpCount); }
+  void operator()(DeviceType& device) { enumerator(device, kDeviceTypeCount); }
+  void operator()(std::string& text) {
+    const std::size_t size = length(1);
+    if (!take(size)) return;
+    text.assign(reinterpret_cast<const char*>(taken_), size);
+  }
+  template <typename T>
+  void operator()(std::vector<T>& items) {
+    // The least that one encoded item takes bounds what a hostile length can allocate.
+    constexpr std::size_t kLeast = std::is_arithmetic_v<T> ? sizeof(T) : 16;
+    const std::size_t size = length(kLeast);
+    if (failed_) return;
+    items.resize(size);
+    for (T& item : items) (*this)(item);
+  }
+  void operator()(Request& request) { Writer::fields(*this, request); }
+  void operator()(Response& response) { Writer::fields(*this, response); }
+
+  bool finished() const { return !failed_ && bytes_.empty(); }
+
+ private:
+  bool take(std::size_t size) {
+    if (failed_ || size > bytes_.size()) {
+      failed_ = true;
+      return false;
+    }
+    taken_ = bytes_.data();
+    bytes_ = bytes_.subspan(size);
+    return true;
+  }
+
+  std::size_t length(std::size_t bytes_per_item) {
+    std::uint32_t size = 0;
+    (*this)(size);
+    if (size > bytes_.size() / bytes_per_item) failed_ = true;
+    return failed_ ? 0 : size;
+  }
+
+  template <typename E>
+  void enumerator(E& value, int count) {
+    std::uint8_t number = 0;
+    (*this)(number);
+    if (number >= count) failed_ = true;
+    if (!failed_) value = static_cast<E>(number);
+  }
+
+  std::span<const std::byte> bytes_;
+  const std::byte* taken_ = nullptr;
+  bool failed_ = false;
+};
+
+template <typename Visitor, typename M>
+void message_fields(Visitor& visit, M& message) {
+  using Kind = std::remove_const_t<M>;
+  if constexpr (std::is_same_v<Kind, RequestList>) {
+    visit(message.channel);
+    visit(message.requests);
+  } else if constexpr (std::is_same_v<Kind, ResponseList>) {
+    visit(message.channel);
+    visit(message.responses);
+  } else if constexpr (std::is_same_v<Kind, Failure>) {
+    visit(message.reason);
+  } else if constexpr (std::is_same_v<Kind, AllLeft> || std::is_same_v<Kind, StallNotice>) {
+    visit(message.channel);
+  } else if constexpr (std::is_same_v<Kind, Hello>) {
+    visit(message.refusal);
+    visit(message.fusion_threshold);
+    visit(message.timeline);
+  } else if constexpr (std::is_same_v<Kind, Welcome>) {
+    visit(message.error);
+    visit(message.clock_ns);
+    visit(message.timeline_origin_ns);
+  } else {
+    static_assert(std::is_empty_v<Kind>);
+  }
+}
+
+/// The message of the variant's alternative `index`, its fields read by `reader`.
+template <std::size_t I = 0>
+Message read_alternative(std::size_t index, Reader& reader) {
+  if constexpr (I + 1 < std::variant_size_v<Message>) {
+    if (index != I) return read_alternative<I + 1>(index, reader);
+  }
+  std::variant_alternative_t<I, Message> message;
+  message_fields(reader, message);
+  return message;
+}
+
+}  // namespace
+
+std::vector<std::byte> encode(const Message& message) {
+  std::vector<std::byte> bytes;
+  Writer write(bytes);
+  write(kVersion);
+  write(static_cast<std::uint8_t>(message.index()));
+  std::visit([&write](const auto& alternative) { message_fields(write, alternative); }, message);
+  return bytes;
+}
+
+Result<Message> decode(std::span<const std::byte> bytes) {
+  Reader read(bytes);
+  std::uint8_t version = 0;
+  std::uint8_t kind = 0;
+  read(version);
+  read(kind);
+  if (bytes.size() >= 2 && version != kVersion) {
+    return Status::error(fmt::format(
+        "message of wire version {}, but this rank speaks version {}: all ranks must run the same "
+        "build of Kolo",
+        version, kVersion));
+  }
+  if (bytes.size() < 2 || kind >= std::variant_size_v<Message>) {
+    return Status::error(fmt::format("malformed message of {} bytes", bytes.size()));
+  }
+  Message message = read_alternative(kind, read);
+  if (!read.finished()) {
+    return Status::error(fmt::format("malformed message of {} bytes", bytes.size()));
+  }
+  return message;
+}
+
+}  // namespace kolo::core

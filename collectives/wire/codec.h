@@ -1,0 +1,21 @@
+#pragma once
+
+/// Messages as bytes: version, kind, fields; little-endian, lengths before what they count.
+
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "base/status.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+
+std::vector<std::byte> encode(const Message& message);
+
+/// Reads what encode() has written, all of it. Fails on bytes of another version, cut short, too long,
+/// or with a value that its field cannot have; never reads outside `bytes`, and never allocates more
+/// than a small multiple of their size.
+Result<Message> decode(std::span<const std::byte> bytes);
+
+}  // namespace kolo::core

@@ -1,0 +1,109 @@
+#pragma once
+
+/// What ranks say to each other. The engine's coordinator.h has the protocol.
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/types.h"
+
+namespace kolo::core {
+
+/// One rank's wish to take part in an operation.
+struct Request {
+  std::string name;
+  CollectiveKind kind = CollectiveKind::Allreduce;
+  DataType dtype = DataType::Float32;
+  ReduceOp op = ReduceOp::Sum;
+  DeviceType device = DeviceType::Cpu;
+  /// Broadcast: the global rank that gives.
+  std::int32_t root_rank = 0;
+  double prescale = 1.0;
+  double postscale = 1.0;
+  Shape shape;
+  /// Not empty: this rank's call was refused for this reason, so the operation fails on all ranks.
+  std::string refusal;
+
+  bool operator==(const Request&) const = default;
+};
+
+/// The leader's word on one operation: go ahead, or why not.
+struct Response {
+  std::string name;
+  /// Not empty: the operation failed on every rank.
+  std::string error;
+  /// Allgather: each member's first dimension, in rank order.
+  std::vector<std::int64_t> first_dimensions;
+  /// AddProcessSet: the new set's channel.
+  ChannelId new_channel = 0;
+
+  bool operator==(const Response&) const = default;
+};
+
+/// Member to leader.
+struct RequestList {
+  ChannelId channel = kWorldChannel;
+  std::vector<Request> requests;
+
+  bool operator==(const RequestList&) const = default;
+};
+
+/// Leader to member: executed in the order given, on every member.
+struct ResponseList {
+  ChannelId channel = kWorldChannel;
+  std::vector<Response> responses;
+
+  bool operator==(const ResponseList&) const = default;
+};
+
+/// "I have called shutdown": sent to the leader of each set that the rank belongs to.
+struct Leave {
+  bool operator==(const Leave&) const = default;
+};
+
+/// Leader to member: every member of the set has left, and nothing more will come.
+struct AllLeft {
+  ChannelId channel = kWorldChannel;
+
+  bool operator==(const AllLeft&) const = default;
+};
+
+/// "My planes are broken": whoever hears it fails everything with this reason.
+struct Failure {
+  std::string reason;
+
+  bool operator==(const Failure&) const = default;
+};
+
+/// Leader to the members that wait: the stall of these operations has been reported.
+struct StallNotice {
+  ChannelId channel = kWorldChannel;
+
+  bool operator==(const StallNotice&) const = default;
+};
+
+/// Every rank to rank 0 when it starts: what must be the same everywhere.
+struct Hello {
+  /// Not empty: why this rank cannot start.
+  std::string refusal;
+  std::int64_t fusion_threshold = 0;
+  bool timeline = false;
+
+  bool operator==(const Hello&) const = default;
+};
+
+/// Rank 0 to all: its clock at this moment, or why the ranks cannot work together.
+struct Welcome {
+  std::string error;
+  std::int64_t clock_ns = 0;
+  std::int64_t timeline_origin_ns = 0;
+
+  bool operator==(const Welcome&) const = default;
+};
+
+using Message = std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello,
+                             Welcome>;
+
+}  // namespace kolo::core

@@ -1,0 +1,229 @@
+#include "trainer.h"
+
+#include <fmt/format.h>
+#include <torch/nn/functional/loss.h>
+#include <torch/utils.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "agreement.h"
+#include "recipe.h"
+#include "schedule.h"
+
+namespace resnet_example {
+namespace {
+
+ResNet18 make_model(const Options& options, const Dataset& dataset, torch::Device device) {
+  torch::manual_seed(options.seed);
+  ResNet18 model(dataset.channels(), kClasses);
+  model->to(device);
+  return model;
+}
+
+torch::optim::SGDOptions sgd_options(const Options& options) {
+  return torch::optim::SGDOptions(options.lr)
+      .momentum(options.momentum)
+      .weight_decay(options.weight_decay);
+}
+
+torch::Tensor image_tensor(Batch& batch, int channels, torch::Device device) {
+  const auto size = static_cast<std::int64_t>(batch.size());
+  return torch::from_blob(batch.images.data(), {size, channels, kImageSide, kImageSide}).to(device);
+}
+
+torch::Tensor label_tensor(Batch& batch, torch::Device device) {
+  const auto size = static_cast<std::int64_t>(batch.size());
+  return torch::from_blob(batch.labels.data(), {size}, torch::kInt64).to(device);
+}
+
+std::int64_t count_steps(const Options& options, const Dataset& dataset) {
+  const std::int64_t images = static_cast<std::int64_t>(dataset.train.size()) / kolo::size();
+  return (images + options.batch_size - 1) / options.batch_size;
+}
+
+std::string title_of(const EpochRecord& record, const Options& options) {
+  return fmt::format("epoch {}/{}", record.epoch, options.epochs);
+}
+
+void set_learning_rate(torch::optim::Optimizer& optimizer, double lr) {
+  for (auto& group : optimizer.param_groups()) group.options().set_lr(lr);
+}
+
+}  // namespace
+
+Trainer::Trainer(const Options& options, const Dataset& dataset)
+    : options_(options),
+      dataset_(dataset),
+      normalizer_(dataset),
+      shard_{kolo::rank(), kolo::size()},
+      steps_per_epoch_(count_steps(options, dataset)),
+      device_(kolo::local_device()),
+      model_(make_model(options, dataset, device_)),
+      sgd_(model_->parameters(), sgd_options(options)),
+      optimizer_(sgd_, model_->named_parameters()),
+      checkpoints_(options.checkpoint_dir, training_recipe(options, dataset, kolo::size()),
+                   device_),
+      progress_(kolo::rank() == 0, options) {}
+
+void Trainer::run() {
+  const int first_epoch = start();
+  announce(first_epoch);
+  std::optional<History> history;  // on rank 0
+  on_rank_0([&] { history.emplace(options_.history, first_epoch); });
+  std::vector<EpochRecord> records;
+  for (int epoch = first_epoch; epoch < options_.epochs; ++epoch) {
+    EpochRecord record = train_epoch(epoch);
+    average_batch_norm_statistics();
+    evaluate(record);
+    on_rank_0([&] { history->append(record); });
+    checkpoints_.save(epoch + 1, *model_, optimizer_);
+    progress_.print(render_epoch(record));
+    records.push_back(record);
+  }
+  if (records.empty()) {
+    progress_.print(fmt::format("nothing to do: {} epochs are done", first_epoch));
+  } else {
+    progress_.print(render_summary(dataset_.name, options_.batch_size, records));
+  }
+}
+
+/// Returns the number of epochs that are done already.
+int Trainer::start() {
+  int epochs_done = 0;
+  if (options_.resume) {
+    epochs_done = checkpoints_.load(*model_, optimizer_);
+  } else {
+    checkpoints_.require_empty_folder();
+  }
+  kolo::broadcast_parameters(*model_, 0);
+  kolo::broadcast_optimizer_state(optimizer_, 0);
+  return epochs_done;
+}
+
+EpochRecord Trainer::train_epoch(int epoch) {
+  BatchLoader loader(dataset_.train, normalizer_,
+                     training_images(dataset_.train.size(), shard_, options_.seed, epoch),
+                     {.batch_size = static_cast<std::size_t>(options_.batch_size),
+                      .workers = options_.workers,
+                      .augment = options_.augment,
+                      .seed = options_.seed,
+                      .epoch = epoch});
+  EpochRecord record{.epoch = epoch + 1, .ranks = kolo::size()};
+  Phases& phases = record.phases;
+  Metrics metrics(device_);
+  Batch batch;
+  model_->train();
+
+  Stopwatch epoch_time;
+  Stopwatch time;
+  for (std::int64_t step = 0; loader.next(batch); ++step) {
+    const torch::Tensor images = image_tensor(batch, dataset_.channels(), device_);
+    const torch::Tensor labels = label_tensor(batch, device_);
+    phases.data += time.lap();
+
+    record.lr = learning_rate(options_, kolo::size(), epoch, step, steps_per_epoch_);
+    set_learning_rate(optimizer_, record.lr);
+    optimizer_.zero_grad();
+    const torch::Tensor output = model_->forward(images);
+    const torch::Tensor loss = torch::nn::functional::cross_entropy(output, labels);
+    phases.forward += time.lap();
+
+    const double waited_before = optimizer_.exposed_seconds();
+    loss.backward();  // when it returns, the gradients are averages over all ranks
+    const double waited_in_backward = optimizer_.exposed_seconds() - waited_before;
+    phases.backward += time.lap() - waited_in_backward;
+
+    optimizer_.step();
+    const double waited = optimizer_.exposed_seconds() - waited_before;
+    phases.optimizer += time.lap() - (waited - waited_in_backward);
+    phases.communication += waited;
+
+    metrics.add(output, labels, loss);
+    show({.title = title_of(record, options_), .step = step + 1, .steps = steps_per_epoch_},
+         metrics, epoch_time.seconds(), (options_.epochs - record.epoch) * steps_per_epoch_);
+    time.lap();
+  }
+  metrics.add_other_ranks();
+  const Metrics::Means means = metrics.read();
+  record.train_loss = means.loss;
+  record.train_accuracy = means.accuracy;
+  record.seconds = epoch_time.seconds();
+  record.images_per_second = means.images / record.seconds;
+  return record;
+}
+
+/// Each rank has followed the statistics of its own images. From here on all ranks have the same
+/// model again: what is tested is what rank 0 saves.
+void Trainer::average_batch_norm_statistics() {
+  std::vector<kolo::Work> works;
+  for (const auto& buffer : model_->named_buffers()) {
+    if (!buffer.value().is_floating_point()) continue;  // numbers of batches: equal on all ranks
+    torch::Tensor statistics = buffer.value();
+    works.push_back(kolo::allreduce_async_(statistics, {.name = "statistics." + buffer.key()}));
+  }
+  for (kolo::Work& work : works) work.wait();
+}
+
+/// Every rank tests its part of the test set.
+void Trainer::evaluate(EpochRecord& record) {
+  const torch::NoGradGuard no_grad;
+  BatchLoader loader(
+      dataset_.test, normalizer_, test_images(dataset_.test.size(), shard_),
+      {.batch_size = static_cast<std::size_t>(options_.batch_size), .workers = options_.workers});
+  const auto steps = static_cast<std::int64_t>(loader.batches());
+  Metrics metrics(device_);
+  Batch batch;
+  model_->eval();
+  const Stopwatch time;
+  for (std::int64_t step = 0; loader.next(batch); ++step) {
+    const torch::Tensor labels = label_tensor(batch, device_);
+    const torch::Tensor output = model_->forward(image_tensor(batch, dataset_.channels(), device_));
+    metrics.add(output, labels, torch::nn::functional::cross_entropy(output, labels));
+    show({.title = title_of(record, options_) + " test", .step = step + 1, .steps = steps}, metrics,
+         time.seconds(), 0);
+  }
+  metrics.add_other_ranks();
+  const Metrics::Means means = metrics.read();
+  record.test_loss = means.loss;
+  record.test_accuracy = means.accuracy;
+}
+
+void Trainer::announce(int first_epoch) {
+  const double full_lr =
+      learning_rate(options_, kolo::size(), options_.warmup_epochs, 0, steps_per_epoch_);
+  progress_.print(
+      fmt::format("ResNet-18, {} parameters; {}, {} training and {} test images of {} channel{}",
+                  render_count(count_parameters(*model_)), dataset_.name,
+                  render_count(static_cast<std::int64_t>(dataset_.train.size())),
+                  render_count(static_cast<std::int64_t>(dataset_.test.size())),
+                  dataset_.channels(), dataset_.channels() == 1 ? "" : "s"));
+  progress_.print(fmt::format(
+      "{} rank{} on {} with {} thread{} each; {} images a step, {} steps an epoch, learning rate "
+      "{:.4g}",
+      kolo::size(), kolo::size() == 1 ? "" : "s", device_.is_cpu() ? "cpu" : "cuda",
+      torch::get_num_threads(), torch::get_num_threads() == 1 ? "" : "s",
+      options_.batch_size * kolo::size(), steps_per_epoch_, full_lr));
+  if (first_epoch > 0) {
+    progress_.print(fmt::format("going on after epoch {} of {}", first_epoch, options_.epochs));
+  } else if (options_.resume) {
+    progress_.print(fmt::format("no checkpoint in {} yet: starting with epoch 1",
+                                options_.checkpoint_dir.string()));
+  }
+}
+
+/// `steps_after` are those of the epochs to come.
+void Trainer::show(StepStatus status, const Metrics& metrics, double seconds,
+                   std::int64_t steps_after) {
+  if (!progress_.due(status.step, status.steps)) return;
+  const Metrics::Means means = metrics.read();
+  status.loss = means.loss;
+  status.accuracy = means.accuracy;
+  status.images_per_second = means.images * kolo::size() / seconds;
+  status.seconds_left = seconds / static_cast<double>(status.step) *
+                        static_cast<double>(status.steps - status.step + steps_after);
+  progress_.show(status);
+}
+
+}  // namespace resnet_example

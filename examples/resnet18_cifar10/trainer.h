@@ -1,0 +1,50 @@
+#pragma once
+
+#include <kolo/kolo.h>
+#include <torch/optim/sgd.h>
+
+#include "augment.h"
+#include "checkpoint.h"
+#include "dataset.h"
+#include "history.h"
+#include "loader.h"
+#include "metrics.h"
+#include "options.h"
+#include "progress.h"
+#include "resnet.h"
+#include "sampler.h"
+
+namespace resnet_example {
+
+/// Trains ResNet-18 on all ranks. Only the lines that name `kolo` tell it from a program for one
+/// process.
+class Trainer {
+ public:
+  /// `dataset` must outlive the trainer. Collective, as is run().
+  Trainer(const Options& options, const Dataset& dataset);
+
+  void run();
+
+ private:
+  int start();
+  EpochRecord train_epoch(int epoch);
+  void average_batch_norm_statistics();
+  void evaluate(EpochRecord& record);
+  void announce(int first_epoch);
+  void show(StepStatus status, const Metrics& metrics, double seconds, std::int64_t steps_after);
+
+  const Options options_;
+  const Dataset& dataset_;
+  const Normalizer normalizer_;
+  const Shard shard_;
+  const std::int64_t steps_per_epoch_;
+  const torch::Device device_;
+
+  ResNet18 model_;
+  torch::optim::SGD sgd_;
+  kolo::DistributedOptimizer optimizer_;
+  Checkpoints checkpoints_;
+  Progress progress_;
+};
+
+}  // namespace resnet_example

@@ -1,0 +1,98 @@
+#include <archive.h>
+#include <archive_entry.h>
+#include <fmt/format.h>
+#include <openssl/evp.h>
+
+#include <array>
+#include <cerrno>
+#include <fstream>
+#include <memory>
+#include <stdexcept>
+#include <system_error>
+
+#include "download.h"
+
+namespace resnet_example {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kChunk = 1 << 18;
+
+std::runtime_error io_error(const char* what, const fs::path& path) {
+  return std::runtime_error(
+      fmt::format("cannot {} {}: {}", what, path.string(), std::generic_category().message(errno)));
+}
+
+[[noreturn]] void fail(const fs::path& path, archive* reader) {
+  const char* reason = archive_error_string(reader);
+  throw std::runtime_error(fmt::format("cannot unpack {}: {}", path.string(),
+                                       reason != nullptr ? reason : "unknown reason"));
+}
+
+/// The contents of the entry that the reader stands at.
+void write_entry(const fs::path& archive_path, archive* reader, const fs::path& path) {
+  fs::path part = path;
+  part += ".part";
+  std::ofstream file(part, std::ios::binary | std::ios::trunc);
+  std::array<char, kChunk> chunk;
+  for (;;) {
+    const la_ssize_t got = archive_read_data(reader, chunk.data(), chunk.size());
+    if (got < 0) fail(archive_path, reader);
+    if (got == 0) break;
+    file.write(chunk.data(), got);
+  }
+  file.close();
+  if (!file) throw io_error("write", part);
+  fs::rename(part, path);
+}
+
+}  // namespace
+
+void unpack_files(const fs::path& path, const fs::path& folder) {
+  const std::unique_ptr<archive, int (*)(archive*)> reader(archive_read_new(), archive_read_free);
+  if (!reader) throw std::runtime_error("libarchive cannot be initialised");
+  archive_read_support_format_tar(reader.get());
+  archive_read_support_filter_all(reader.get());
+  if (archive_read_open_filename(reader.get(), path.c_str(), kChunk) != ARCHIVE_OK) {
+    fail(path, reader.get());
+  }
+  for (;;) {
+    archive_entry* entry = nullptr;
+    const int status = archive_read_next_header(reader.get(), &entry);
+    if (status == ARCHIVE_EOF) return;
+    if (status != ARCHIVE_OK) fail(path, reader.get());
+    if (archive_entry_filetype(entry) != AE_IFREG) continue;
+    // The bare name: no entry can lead out of the folder.
+    const char* name = archive_entry_pathname(entry);
+    const fs::path file = fs::path(name != nullptr ? name : "").filename();
+    if (!file.empty() && file != "." && file != "..") {
+      write_entry(path, reader.get(), folder / file);
+    }
+  }
+}
+
+std::string sha256_of_file(const fs::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file) throw io_error("read", path);
+  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(),
+                                                                   EVP_MD_CTX_free);
+  bool good = context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1;
+  std::array<char, kChunk> chunk;
+  while (good && file) {
+    file.read(chunk.data(), chunk.size());
+    good =
+        EVP_DigestUpdate(context.get(), chunk.data(), static_cast<std::size_t>(file.gcount())) == 1;
+  }
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned size = 0;
+  good = good && EVP_DigestFinal_ex(context.get(), digest.data(), &size) == 1;
+  if (!good || file.bad()) {
+    throw std::runtime_error(fmt::format("cannot compute the SHA-256 of {}", path.string()));
+  }
+  std::string text;
+  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
+  return text;
+}
+
+}  // namespace resnet_example

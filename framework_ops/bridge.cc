@@ -1,0 +1,134 @@
+#include "bridge.h"
+
+#include <kolo/error.h>
+#include <torch/torch.h>
+
+#include <optional>
+#include <utility>
+
+namespace kolo {
+namespace {
+
+std::optional<core::DataType> to_core(torch::ScalarType dtype) {
+  // LibTorch has many more, and new ones with each version.
+  static const std::pair<torch::ScalarType, core::DataType> kTypes[] = {
+      {torch::kUInt8, core::DataType::UInt8},       {torch::kInt8, core::DataType::Int8},
+      {torch::kInt16, core::DataType::Int16},       {torch::kInt32, core::DataType::Int32},
+      {torch::kInt64, core::DataType::Int64},       {torch::kFloat16, core::DataType::Float16},
+      {torch::kBFloat16, core::DataType::BFloat16}, {torch::kFloat32, core::DataType::Float32},
+      {torch::kFloat64, core::DataType::Float64},   {torch::kBool, core::DataType::Bool}};
+  for (const auto& [torch_type, core_type] : kTypes) {
+    if (torch_type == dtype) return core_type;
+  }
+  return std::nullopt;
+}
+
+/// Why a tensor cannot take part; empty when it can.
+std::string refusal(const torch::Tensor& tensor) {
+  if (!tensor.defined()) return "the tensor is undefined";
+  if (tensor.layout() != torch::kStrided) {
+    return c10::str("the tensor has layout ", tensor.layout(),
+                    ", but only dense (strided) ones are supported: call to_dense() first");
+  }
+  if (!tensor.device().is_cpu()) {
+    return c10::str("the tensor is on device ", tensor.device(),
+                    ", but this build of Kolo works on CPU tensors: call cpu() first");
+  }
+  if (!to_core(tensor.scalar_type())) {
+    return c10::str("dtype ", tensor.scalar_type(), " is not supported");
+  }
+  return {};
+}
+
+core::Request make_request(const detail::Call& call, const torch::Tensor& tensor) {
+  core::Request request{.name = call.name,
+                        .kind = call.kind,
+                        .op = call.op,
+                        .root_rank = call.root_rank,
+                        .prescale = call.prescale,
+                        .postscale = call.postscale};
+  if (call.kind == core::CollectiveKind::Barrier) return request;
+  request.refusal = refusal(tensor);
+  if (!request.refusal.empty()) return request;
+  request.dtype = *to_core(tensor.scalar_type());
+  request.shape = tensor.sizes().vec();
+  return request;
+}
+
+}  // namespace
+
+namespace detail {
+
+core::ReduceOp to_core(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::Sum:
+      return core::ReduceOp::Sum;
+    case ReduceOp::Average:
+      return core::ReduceOp::Average;
+    case ReduceOp::Min:
+      return core::ReduceOp::Min;
+    case ReduceOp::Max:
+      return core::ReduceOp::Max;
+    case ReduceOp::Product:
+      return core::ReduceOp::Product;
+  }
+  throw Error("not a value of kolo::ReduceOp");
+}
+
+Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
+            const torch::Tensor& input, const torch::Tensor& output) {
+  const torch::NoGradGuard no_grad;
+  auto state = std::make_shared<Work::State>();
+  state->request = make_request(call, input);
+  core::Submission submission{.channel = call.process_set.id(), .request = state->request};
+  if (state->request.refusal.empty() && input.defined()) {
+    const torch::Tensor readable = input.detach().contiguous();
+    state->options = readable.options();
+    if (output.defined()) {
+      const bool in_place = output.is_same(input);
+      state->output = output;
+      state->staging = output.is_contiguous() ? output.detach()
+                       : in_place             ? readable
+                                              : torch::empty_like(readable);
+      submission.output = state->staging.data_ptr();
+    }
+    submission.input = readable.data_ptr();
+    submission.keepalive =
+        std::make_shared<std::pair<torch::Tensor, torch::Tensor>>(readable, state->staging);
+  }
+  state->work = context->submit(std::move(submission));
+  return Work(std::move(state));
+}
+
+}  // namespace detail
+
+void Work::State::finish() {
+  const core::Status status = work->wait();
+  if (!status.ok()) throw Error(status.message());
+  std::call_once(finished, [this] {
+    const torch::NoGradGuard no_grad;
+    if (request.kind == core::CollectiveKind::Allgather) {
+      const core::Outcome& outcome = work->outcome();
+      core::Shape shape = request.shape;
+      shape.front() = 0;
+      for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
+      output = torch::from_blob(
+          outcome.gathered.get(), shape, [keep = outcome.gathered](void*) {}, options);
+    } else if (output.defined() && !output.is_contiguous()) {
+      output.detach().copy_(staging);
+    }
+  });
+}
+
+Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
+
+bool Work::done() const { return state_->work->done(); }
+
+void Work::wait() { state_->finish(); }
+
+torch::Tensor Work::result() {
+  wait();
+  return state_->output;
+}
+
+}  // namespace kolo

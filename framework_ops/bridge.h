@@ -1,0 +1,51 @@
+#pragma once
+
+/// LibTorch's tensors as the core's memory, and back.
+
+#include <kolo/ops.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "context/context.h"
+
+namespace kolo {
+
+struct Work::State {
+  std::shared_ptr<core::Work> work;
+  core::Request request;
+  /// What the user gets, and the contiguous memory that the operation writes (`output`'s own if it is
+  /// contiguous).
+  torch::Tensor output;
+  torch::Tensor staging;
+  torch::TensorOptions options;
+  /// Brings the outcome into `output`, once.
+  std::once_flag finished;
+
+  void finish();
+};
+
+namespace detail {
+
+/// What a collective is asked to do, before its tensors are known to be fit for it.
+struct Call {
+  core::CollectiveKind kind = core::CollectiveKind::Allreduce;
+  std::string name;
+  ProcessSet process_set;
+  core::ReduceOp op = core::ReduceOp::Sum;
+  double prescale = 1.0;
+  double postscale = 1.0;
+  int root_rank = 0;
+};
+
+/// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier has
+/// neither, and an all-gather makes its output. A tensor that is not fit is
+/// refused: the Work fails, here and on the ranks that would otherwise wait for this one.
+Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
+            const torch::Tensor& input, const torch::Tensor& output);
+
+core::ReduceOp to_core(ReduceOp op);
+
+}  // namespace detail
+}  // namespace kolo

@@ -1,0 +1,85 @@
+#include "global.h"
+
+#include <kolo/error.h>
+#include <kolo/init.h>
+
+#include <cstdlib>
+#include <mutex>
+
+namespace kolo {
+namespace {
+
+struct Global {
+  std::mutex mutex;
+  std::shared_ptr<core::Context> context;
+};
+
+Global& global() {
+  static Global instance;
+  return instance;
+}
+
+/// Leaves before MPI is finalised and while LibTorch is still whole.
+void leave_at_exit() {
+  [[maybe_unused]] static const int registered = std::atexit([] { shutdown(); });
+}
+
+}  // namespace
+
+namespace detail {
+
+std::shared_ptr<core::Context> current_context() {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  if (state.context == nullptr) {
+    throw Error("Kolo is not running: call kolo::init() first, and use nothing of Kolo after "
+                "kolo::shutdown()");
+  }
+  return state.context;
+}
+
+}  // namespace detail
+
+void init() {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  if (state.context != nullptr) return;
+  const core::Result<core::Config> config = core::Config::from_environment();
+  if (!config.ok()) throw Error("kolo::init(): " + config.status().message());
+  core::Result<std::unique_ptr<core::Context>> context =
+      core::Context::create(config.value(), core::connect_to_job);
+  if (!context.ok()) throw Error("kolo::init(): " + context.status().message());
+  state.context = std::move(context).value();
+  leave_at_exit();
+}
+
+void shutdown() noexcept {
+  Global& state = global();
+  std::shared_ptr<core::Context> context;
+  {
+    const std::lock_guard lock(state.mutex);
+    context.swap(state.context);
+  }
+  // Others may hold the context, too, so its destructor is not enough.
+  if (context != nullptr) context->leave();
+}
+
+bool is_initialized() noexcept {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  return state.context != nullptr;
+}
+
+int rank() { return detail::current_context()->topology().rank; }
+int size() { return detail::current_context()->topology().size; }
+int local_rank() { return detail::current_context()->topology().local_rank; }
+int local_size() { return detail::current_context()->topology().local_size; }
+int cross_rank() { return detail::current_context()->topology().cross_rank; }
+int cross_size() { return detail::current_context()->topology().cross_size; }
+
+torch::Device local_device() {
+  (void)detail::current_context();
+  return torch::kCPU;
+}
+
+}  // namespace kolo

@@ -1,0 +1,93 @@
+#pragma once
+
+#include <kolo/ops.h>
+#include <torch/nn/module.h>
+#include <torch/optim/optimizer.h>
+
+#include <memory>
+#include <string>
+
+namespace kolo {
+
+namespace detail {
+class OptionsMirror;
+}
+
+struct DistributedOptimizerOptions {
+  /// How gradients of all ranks become one. With an op other than Average, a second backward before
+  /// the gradients are zeroed is an error: only a mean leaves what was already reduced as it is.
+  ReduceOp op = ReduceOp::Average;
+  /// Gradients accumulate locally until this many backward passes have run since the last step().
+  int backward_passes_per_step = 1;
+  ProcessSet process_set = {};
+};
+
+/// Wraps the optimizer that a program already has, and is an Optimizer itself: a loop that is right in
+/// one process is right on N ranks.
+///
+/// `backward()` returns when the gradients are reduced over all ranks; the all-reduce of a gradient
+/// starts as soon as it is computed and overlaps the rest of backward. So clipping, logging,
+/// `module->zero_grad()`, several backwards before a step, and further optimizers need no ceremony.
+/// A parameter without a new gradient on this rank contributes what it holds; one that got a new
+/// gradient on no rank keeps what it has, and an undefined gradient stays undefined.
+///
+/// Options may be changed on the wrapper's param_groups() or on the inner optimizer's. save() and
+/// load() go to the inner optimizer. The inner optimizer must outlive the wrapper.
+///
+/// Not thread-safe: as with any optimizer, one thread trains. All ranks must run the same number of
+/// synchronised backward passes per step; if they do not, each gets an error that says so.
+class DistributedOptimizer : public torch::optim::Optimizer {
+ public:
+  /// `parameters` are `module->named_parameters()`: a name for each of `inner`'s parameters.
+  ///
+  /// Collective.
+  ///
+  /// @throws kolo::Error when a parameter of `inner` has no name, or already belongs to another
+  ///         DistributedOptimizer; on every rank when the parameters differ between ranks.
+  DistributedOptimizer(torch::optim::Optimizer& inner,
+                       torch::OrderedDict<std::string, torch::Tensor> parameters,
+                       DistributedOptimizerOptions options = {});
+  ~DistributedOptimizer() override;
+  DistributedOptimizer(const DistributedOptimizer&) = delete;
+  DistributedOptimizer& operator=(const DistributedOptimizer&) = delete;
+
+  /// The inner optimizer's step, after reducing what is still local (gradients of passes under
+  /// no_sync(), or of fewer passes than backward_passes_per_step). With a closure, the loss it
+  /// returns is averaged over the ranks, so that optimizers that decide by it decide alike.
+  torch::Tensor step(LossClosure closure = nullptr) override;
+
+  void save(torch::serialize::OutputArchive& archive) const override;
+  void load(torch::serialize::InputArchive& archive) override;
+
+  torch::optim::Optimizer& inner();
+
+  /// While it lives, backward passes accumulate locally.
+  class [[nodiscard]] NoSync;
+  NoSync no_sync();
+
+  /// Seconds that backward() and step() have waited for communication since construction: what the
+  /// overlap did not hide.
+  double exposed_seconds() const;
+
+ private:
+  class Reducer;
+
+  torch::optim::Optimizer& inner_;
+  std::unique_ptr<detail::OptionsMirror> mirror_;
+  std::shared_ptr<Reducer> reducer_;
+};
+
+class DistributedOptimizer::NoSync {
+ public:
+  ~NoSync();
+  NoSync(const NoSync&) = delete;
+  NoSync& operator=(const NoSync&) = delete;
+
+ private:
+  friend class DistributedOptimizer;
+  explicit NoSync(std::shared_ptr<Reducer> reducer);
+
+  std::shared_ptr<Reducer> reducer_;
+};
+
+}  // namespace kolo

@@ -1,0 +1,40 @@
+#pragma once
+
+/// Life of Kolo in a process, and where this process stands among the others.
+
+#include <torch/types.h>
+
+namespace kolo {
+
+/// Joins the other ranks. Collective: every rank calls it.
+///
+/// Under `kolorun` or `mpirun` it starts MPI, unless the program has already done so with at least
+/// MPI_THREAD_SERIALIZED (in which case the program also keeps the duty to finalize it). Without a
+/// launcher the process is the only rank and MPI is not started. Settings are read from `KOLO_*`
+/// environment variables. A second call is a no-op; init after shutdown() works.
+///
+/// @throws kolo::Error when MPI was initialised with too low a thread level, or a setting is bad.
+void init();
+
+/// Leaves. Waits until all ranks have called it, or have ended: until then they may still need this
+/// rank's part of what was submitted. Operations that need a rank that has left fail on the others
+/// with an error that names it. Runs by itself at exit; harmless when not initialised.
+void shutdown() noexcept;
+
+bool is_initialized() noexcept;
+
+/// Rank of this process, 0 … size()-1. These throw kolo::Error before init() or after shutdown().
+int rank();
+/// Number of ranks (the world size).
+int size();
+/// Rank among the processes of this host, and their number.
+int local_rank();
+int local_size();
+/// Rank among the processes with this local_rank() on all hosts (the host's index), and their number.
+int cross_rank();
+int cross_size();
+
+/// The device that this rank should use: the CPU in a build without CUDA.
+torch::Device local_device();
+
+}  // namespace kolo

@@ -1,0 +1,104 @@
+#pragma once
+
+/// Collective operations on tensors.
+///
+/// Each exists in a blocking form `x`, and as `x_async`, which returns a Work at once. A trailing
+/// underscore means in place, as in LibTorch. Every rank of the process set must submit an operation
+/// under the same name with matching kind, dtype, shape, op and root; otherwise it fails with a
+/// kolo::Error on every rank that submitted it, and the process can go on. Operations may be
+/// submitted in a different order on each rank. A name may be used again once its operation is done.
+///
+/// An empty name is replaced by the kind and a running number, which is the same on all ranks as long
+/// as they make their unnamed calls in the same order: name your tensors when several threads submit.
+///
+/// dtypes: uint8, int8, int16, int32, int64, float16, bfloat16, float32, float64, bool. float16 and
+/// bfloat16 are accumulated in float32 and rounded once. Sums are taken in rank order, so results do
+/// not depend on timing and are bit-identical on all ranks and from run to run.
+///
+/// All functions are thread-safe. Tensors are CPU tensors, dense; a tensor that is not contiguous is
+/// copied. They throw kolo::Error before init() and after shutdown().
+
+#include <kolo/process_set.h>
+#include <torch/types.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace kolo {
+
+/// How values of all ranks become one. On bool tensors Sum and Max are a logical or, Product and Min
+/// a logical and, and Average is an error. Average of integers truncates towards zero.
+enum class ReduceOp { Sum, Average, Min, Max, Product };
+
+struct AllreduceOptions {
+  std::string name = {};
+  ReduceOp op = ReduceOp::Average;
+  /// Factors for each rank's input and for the result; floating dtypes only.
+  double prescale = 1.0;
+  double postscale = 1.0;
+  ProcessSet process_set = {};
+};
+
+struct BroadcastOptions {
+  std::string name = {};
+  ProcessSet process_set = {};
+};
+
+struct AllgatherOptions {
+  std::string name = {};
+  ProcessSet process_set = {};
+};
+
+struct BarrierOptions {
+  std::string name = {};
+  ProcessSet process_set = {};
+};
+
+/// An operation under way. Keeps its tensors alive. A cheap handle: copies refer to the same
+/// operation; a Work that is dropped lets the operation finish by itself.
+class Work {
+ public:
+  /// True when wait() will not block.
+  bool done() const;
+
+  /// Blocks until the operation is done. @throws kolo::Error when it failed.
+  void wait();
+
+  /// Waits, and gives the output tensor (undefined for a barrier).
+  torch::Tensor result();
+
+  struct State;
+  explicit Work(std::shared_ptr<State> state);
+
+ private:
+  std::shared_ptr<State> state_;
+};
+
+/// Reduces tensors of equal shape and dtype over all ranks; every rank gets the result.
+torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options = {});
+torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options = {});
+Work allreduce_async(const torch::Tensor& tensor, const AllreduceOptions& options = {});
+/// The tensor must be left alone until the work is done.
+Work allreduce_async_(torch::Tensor& tensor, const AllreduceOptions& options = {});
+
+/// Gives every rank the root's tensor. `root_rank` is a global rank and a member of the set. All
+/// ranks pass a tensor of the same shape and dtype.
+torch::Tensor broadcast(const torch::Tensor& tensor, int root_rank,
+                        const BroadcastOptions& options = {});
+torch::Tensor& broadcast_(torch::Tensor& tensor, int root_rank,
+                          const BroadcastOptions& options = {});
+Work broadcast_async(const torch::Tensor& tensor, int root_rank,
+                     const BroadcastOptions& options = {});
+Work broadcast_async_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options = {});
+
+/// Concatenates the ranks' tensors along the first dimension, in rank order. The first dimension may
+/// differ between ranks (0 included), the others may not. A tensor without dimensions counts as [1].
+torch::Tensor allgather(const torch::Tensor& tensor, const AllgatherOptions& options = {});
+Work allgather_async(const torch::Tensor& tensor, const AllgatherOptions& options = {});
+
+/// Returns when every rank of the set has called it.
+void barrier(const BarrierOptions& options = {});
+Work barrier_async(const BarrierOptions& options = {});
+
+}  // namespace kolo

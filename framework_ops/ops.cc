@@ -1,0 +1,108 @@
+#include <kolo/error.h>
+#include <kolo/init.h>
+#include <kolo/ops.h>
+#include <torch/torch.h>
+
+#include "bridge.h"
+#include "global.h"
+
+namespace kolo {
+namespace {
+
+detail::Call call_of(const AllreduceOptions& options) {
+  return {.kind = core::CollectiveKind::Allreduce,
+          .name = options.name,
+          .process_set = options.process_set,
+          .op = detail::to_core(options.op),
+          .prescale = options.prescale,
+          .postscale = options.postscale};
+}
+
+detail::Call call_of(const BroadcastOptions& options, int root_rank) {
+  return {.kind = core::CollectiveKind::Broadcast,
+          .name = options.name,
+          .process_set = options.process_set,
+          .root_rank = root_rank};
+}
+
+/// A new tensor for the result; undefined where `tensor` is not fit to be an input.
+torch::Tensor output_like(const torch::Tensor& tensor) {
+  const bool fit = tensor.defined() && tensor.layout() == torch::kStrided;
+  return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous) : torch::Tensor();
+}
+
+}  // namespace
+
+torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
+  return allreduce_async(tensor, options).result();
+}
+
+torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options) {
+  allreduce_async_(tensor, options).wait();
+  return tensor;
+}
+
+Work allreduce_async(const torch::Tensor& tensor, const AllreduceOptions& options) {
+  return detail::submit(detail::current_context(), call_of(options), tensor, output_like(tensor));
+}
+
+Work allreduce_async_(torch::Tensor& tensor, const AllreduceOptions& options) {
+  return detail::submit(detail::current_context(), call_of(options), tensor, tensor);
+}
+
+torch::Tensor broadcast(const torch::Tensor& tensor, int root_rank,
+                        const BroadcastOptions& options) {
+  return broadcast_async(tensor, root_rank, options).result();
+}
+
+torch::Tensor& broadcast_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
+  broadcast_async_(tensor, root_rank, options).wait();
+  return tensor;
+}
+
+Work broadcast_async(const torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
+  // A broadcast is in place, so the root's values are copied first.
+  const torch::Tensor output = output_like(tensor);
+  if (output.defined() && rank() == root_rank) output.copy_(tensor.detach());
+  const torch::Tensor& fit = output.defined() ? output : tensor;
+  return detail::submit(detail::current_context(), call_of(options, root_rank), fit, fit);
+}
+
+Work broadcast_async_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
+  return detail::submit(detail::current_context(), call_of(options, root_rank), tensor, tensor);
+}
+
+torch::Tensor allgather(const torch::Tensor& tensor, const AllgatherOptions& options) {
+  return allgather_async(tensor, options).result();
+}
+
+Work allgather_async(const torch::Tensor& tensor, const AllgatherOptions& options) {
+  const bool scalar = tensor.defined() && tensor.dim() == 0;
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Allgather,
+                         .name = options.name,
+                         .process_set = options.process_set},
+                        scalar ? tensor.reshape({1}) : tensor, {});
+}
+
+void barrier(const BarrierOptions& options) { barrier_async(options).wait(); }
+
+Work barrier_async(const BarrierOptions& options) {
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Barrier,
+                         .name = options.name,
+                         .process_set = options.process_set},
+                        {}, {});
+}
+
+ProcessSet add_process_set(const std::vector<int>& ranks) {
+  core::Submission submission;
+  submission.request.kind = core::CollectiveKind::AddProcessSet;
+  submission.request.shape.assign(ranks.begin(), ranks.end());
+  const std::shared_ptr<core::Work> work =
+      detail::current_context()->submit(std::move(submission));
+  if (const core::Status status = work->wait(); !status.ok()) throw Error(status.message());
+  return ProcessSet(work->outcome().new_channel);
+}
+
+}  // namespace kolo

@@ -1,0 +1,19 @@
+#pragma once
+
+/// Do all ranks mean the same thing? Asked once, before they rely on it.
+
+#include <kolo/process_set.h>
+
+#include <string>
+#include <vector>
+
+namespace kolo::detail {
+
+/// Collective. Compares `lines`, which describe something of every rank in words, and throws
+/// kolo::Error on all ranks when they differ: it says `what` differs, and the first line that does,
+/// with the ranks. `name` is the operation's.
+void require_same_on_all_ranks(const std::string& name, const std::string& what,
+                               const std::vector<std::string>& lines,
+                               const ProcessSet& process_set = {});
+
+}  // namespace kolo::detail

@@ -1,0 +1,125 @@
+#include <kolo/distributed_optimizer.h>
+#include <kolo/error.h>
+#include <kolo/init.h>
+#include <kolo/ops.h>
+#include <kolo/state_sync.h>
+#include <torch/torch.h>
+
+#include <cstring>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "same_on_all_ranks.h"
+
+namespace kolo {
+namespace {
+
+using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
+
+std::string describe(const torch::Tensor& tensor) {
+  return tensor.defined() ? c10::str(tensor.scalar_type(), " ", tensor.sizes()) : "undefined";
+}
+
+NamedTensors tensors_of(torch::nn::Module& module) {
+  NamedTensors tensors;
+  for (const auto& item : module.named_parameters()) {
+    tensors.emplace_back("parameter/" + item.key(), item.value());
+  }
+  for (const auto& item : module.named_buffers()) {
+    tensors.emplace_back("buffer/" + item.key(), item.value());
+  }
+  return tensors;
+}
+
+torch::optim::Optimizer& innermost(torch::optim::Optimizer& optimizer) {
+  auto* wrapper = dynamic_cast<DistributedOptimizer*>(&optimizer);
+  return wrapper == nullptr ? optimizer : wrapper->inner();
+}
+
+/// LibTorch's save() says nothing where an optimizer does not implement it, so only those known to.
+bool can_be_saved(const torch::optim::Optimizer& optimizer) {
+  return dynamic_cast<const torch::optim::SGD*>(&optimizer) != nullptr ||
+         dynamic_cast<const torch::optim::Adam*>(&optimizer) != nullptr ||
+         dynamic_cast<const torch::optim::AdamW*>(&optimizer) != nullptr ||
+         dynamic_cast<const torch::optim::RMSprop*>(&optimizer) != nullptr ||
+         dynamic_cast<const torch::optim::Adagrad*>(&optimizer) != nullptr;
+}
+
+std::vector<std::string> describe_groups(torch::optim::Optimizer& optimizer) {
+  std::vector<std::string> lines;
+  for (const auto& group : optimizer.param_groups()) {
+    lines.push_back(c10::str("a group of ", group.params().size(), " parameters"));
+    for (const torch::Tensor& parameter : group.params()) lines.push_back(describe(parameter));
+  }
+  return lines;
+}
+
+/// State by save(); options apart, because LibTorch's load() leaves them as they are.
+std::string serialize(torch::optim::Optimizer& optimizer) {
+  torch::serialize::OutputArchive archive;
+  torch::serialize::OutputArchive state(archive.compilation_unit());
+  optimizer.save(state);
+  archive.write("state", state);
+  for (std::size_t i = 0; i < optimizer.param_groups().size(); ++i) {
+    torch::serialize::OutputArchive options(archive.compilation_unit());
+    optimizer.param_groups()[i].options().serialize(options);
+    archive.write("options" + std::to_string(i), options);
+  }
+  std::ostringstream stream;
+  archive.save_to(stream);
+  return stream.str();
+}
+
+void deserialize(const torch::Tensor& bytes, torch::optim::Optimizer& optimizer) {
+  torch::serialize::InputArchive archive;
+  archive.load_from(static_cast<const char*>(bytes.data_ptr()),
+                    static_cast<std::size_t>(bytes.numel()));
+  torch::serialize::InputArchive state;
+  archive.read("state", state);
+  optimizer.state().clear();
+  optimizer.load(state);
+  for (std::size_t i = 0; i < optimizer.param_groups().size(); ++i) {
+    torch::serialize::InputArchive options;
+    archive.read("options" + std::to_string(i), options);
+    optimizer.param_groups()[i].options().serialize(options);
+  }
+}
+
+}  // namespace
+
+void broadcast_parameters(torch::nn::Module& module, int root_rank) {
+  const torch::NoGradGuard no_grad;
+  NamedTensors tensors = tensors_of(module);
+  std::vector<std::string> lines;
+  for (const auto& [name, tensor] : tensors) {
+    lines.push_back(c10::str("'", name, "' ", describe(tensor)));
+  }
+  detail::require_same_on_all_ranks("broadcast_parameters", "the module's parameters and buffers",
+                                    lines);
+  std::vector<Work> works;
+  for (auto& [name, tensor] : tensors) {
+    if (tensor.defined()) works.push_back(broadcast_async_(tensor, root_rank, {.name = name}));
+  }
+  for (Work& work : works) work.wait();
+}
+
+void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank) {
+  const torch::NoGradGuard no_grad;
+  torch::optim::Optimizer& inner = innermost(optimizer);
+  if (!can_be_saved(inner)) {
+    throw Error("broadcast_optimizer_state: only SGD, Adam, AdamW, RMSprop and Adagrad are supported");
+  }
+  detail::require_same_on_all_ranks("broadcast_optimizer_state", "the optimizer's parameter groups",
+                                    describe_groups(inner));
+  const bool is_root = rank() == root_rank;
+  const std::string serialized = is_root ? serialize(inner) : std::string();
+  torch::Tensor size = torch::tensor(static_cast<std::int64_t>(serialized.size()));
+  broadcast_(size, root_rank, {.name = "optimizer_state/size"});
+  torch::Tensor bytes = torch::empty({size.item<std::int64_t>()}, torch::kUInt8);
+  if (is_root) std::memcpy(bytes.data_ptr(), serialized.data(), serialized.size());
+  broadcast_(bytes, root_rank, {.name = "optimizer_state/bytes"});
+  if (!is_root) deserialize(bytes, inner);
+}
+
+}  // namespace kolo

@@ -1,0 +1,26 @@
+#pragma once
+
+/// What every control plane and every data plane has to get right, as one rank's part in it.
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "control/control_plane.h"
+#include "data/data_plane.h"
+
+namespace kolo::core::scenarios {
+
+/// Called when nothing moves.
+using Idle = std::function<void()>;
+
+/// Every kind of collective on each number of elements, in several channels, among all ranks and
+/// among some. Many are in flight at once; each rank starts the channels interleaved in its own way,
+/// and progresses in random order. Results are compared with a serial computation, bit by bit.
+void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
+                     const std::vector<std::int64_t>& counts, const Idle& idle);
+
+/// Every rank sends messages of many sizes to every other; they arrive in order and unchanged.
+void run_messages(ControlPlane& plane, const Idle& idle);
+
+}  // namespace kolo::core::scenarios

@@ -1,0 +1,81 @@
+#pragma once
+
+/// Ranks as threads of one process, each with a Context of its own, and what a test puts between a
+/// rank and its planes.
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "context/context.h"
+#include "control/inproc_control.h"
+#include "data/inproc_data.h"
+
+namespace kolo::core::job {
+
+class Job {
+ public:
+  /// Ringing: messages wake the rank they are for. Silent: nothing rings, as over MPI, so that a rank
+  /// that does not look hears nothing; and messages from different ranks overtake each other.
+  enum class Planes { Ringing, Silent };
+
+  explicit Job(int size, Planes planes = Planes::Ringing);
+
+  int size() const { return size_; }
+
+  /// To be set before the ranks start. Those that take a rank are called on its thread.
+  Config config;
+  std::function<Config(int rank, Config)> change_config;
+  std::function<std::unique_ptr<ControlPlane>(int rank, std::unique_ptr<ControlPlane>)> wrap_control;
+  std::function<std::unique_ptr<DataPlane>(int rank, std::unique_ptr<DataPlane>)> wrap_data;
+
+  Result<std::unique_ptr<Context>> create(int rank);
+
+  /// `body` on each rank, in a thread of its own; all leave when it returns.
+  void run(const std::function<void(Context&)>& body);
+
+ private:
+  const int size_;
+  const Planes kind_;
+  /// Rung by silent planes; nobody waits for it.
+  Doorbell unheard_;
+  std::shared_ptr<InprocControlHub> control_hub_;
+  std::shared_ptr<InprocDataHub> data_hub_;
+};
+
+/// Passes everything on.
+class ForwardingControl : public ControlPlane {
+ public:
+  explicit ForwardingControl(std::unique_ptr<ControlPlane> plane) : plane_(std::move(plane)) {}
+  const Topology& topology() const override { return plane_->topology(); }
+  Status send(int destination, std::span<const std::byte> bytes) override {
+    return plane_->send(destination, bytes);
+  }
+  Result<std::optional<Envelope>> receive() override { return plane_->receive(); }
+  bool sending() const override { return plane_->sending(); }
+  bool rings() const override { return plane_->rings(); }
+
+ private:
+  std::unique_ptr<ControlPlane> plane_;
+};
+
+class ForwardingData : public DataPlane {
+ public:
+  explicit ForwardingData(std::unique_ptr<DataPlane> plane) : plane_(std::move(plane)) {}
+  Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    return plane_->start(collective);
+  }
+  bool rings() const override { return plane_->rings(); }
+
+ private:
+  std::unique_ptr<DataPlane> plane_;
+};
+
+/// Whether the operation ends within the 5 seconds in which a rank must learn of a failure.
+bool ends_soon(const Work& work);
+
+/// The error of an operation that must fail soon; empty, with a test failure, when it does not.
+std::string error_of(const Work& work);
+
+}  // namespace kolo::core::job

@@ -1,0 +1,172 @@
+#include "programs.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <numeric>
+#include <random>
+#include <thread>
+#include <utility>
+
+namespace kolo::core::programs {
+
+Set world(const Context& context) {
+  Set set;
+  set.ranks.resize(static_cast<std::size_t>(context.topology().size));
+  std::iota(set.ranks.begin(), set.ranks.end(), 0);
+  return set;
+}
+
+std::shared_ptr<Work> add_set_async(Context& context, const std::string& name,
+                                    const std::vector<int>& ranks) {
+  Submission submission;
+  submission.request.name = name;
+  submission.request.kind = CollectiveKind::AddProcessSet;
+  submission.request.shape.assign(ranks.begin(), ranks.end());
+  return context.submit(std::move(submission));
+}
+
+Set add_set(Context& context, const std::string& name, const std::vector<int>& ranks) {
+  const std::shared_ptr<Work> work = add_set_async(context, name, ranks);
+  const Status status = work->wait();
+  EXPECT_TRUE(status.ok()) << status.message();
+  return {.channel = work->outcome().new_channel, .ranks = ranks};
+}
+
+Call::Call(Context& context, const Set& set, Recipe recipe)
+    : set_(set),
+      rank_(context.topology().rank),
+      recipe_(std::move(recipe)),
+      input_(std::make_shared<oracle::Bytes>(input_of(rank_))) {
+  const bool in_place = recipe_.kind == CollectiveKind::Broadcast || recipe_.seed % 2 == 0;
+  output_ = in_place ? input_ : std::make_shared<oracle::Bytes>(input_->size());
+  Submission submission;
+  submission.channel = set_.channel;
+  submission.request.name = recipe_.name;
+  submission.request.kind = recipe_.kind;
+  submission.request.dtype = recipe_.dtype;
+  submission.request.op = recipe_.op;
+  submission.request.prescale = recipe_.prescale;
+  submission.request.postscale = recipe_.postscale;
+  if (recipe_.kind == CollectiveKind::Broadcast) {
+    submission.request.root_rank = set_.ranks[recipe_.root_member];
+  }
+  if (recipe_.kind != CollectiveKind::Barrier) submission.request.shape = shape_of(rank_);
+  submission.input = input_->data();
+  submission.output = output_->data();
+  submission.keepalive = std::make_shared<decltype(std::pair(input_, output_))>(input_, output_);
+  work_ = context.submit(std::move(submission));
+}
+
+Shape Call::shape_of(int rank) const {
+  if (recipe_.kind != CollectiveKind::Allgather) return {recipe_.count};
+  const auto more = static_cast<std::int64_t>((recipe_.seed + static_cast<unsigned>(rank)) % 3);
+  return {recipe_.count + more, 2};
+}
+
+oracle::Bytes Call::input_of(int rank) const {
+  const std::uint64_t seed = recipe_.seed * 1009 + static_cast<unsigned>(rank);
+  return oracle::random_values(recipe_.dtype, element_count(shape_of(rank)), seed);
+}
+
+oracle::Bytes Call::expected() const {
+  std::vector<oracle::Bytes> inputs;
+  for (const int rank : set_.ranks) inputs.push_back(input_of(rank));
+  switch (recipe_.kind) {
+    case CollectiveKind::Allreduce:
+      return oracle::reduce({.dtype = recipe_.dtype,
+                             .op = recipe_.op,
+                             .prescale = recipe_.prescale,
+                             .postscale = recipe_.postscale},
+                            inputs);
+    case CollectiveKind::Broadcast:
+      return inputs[recipe_.root_member];
+    case CollectiveKind::Allgather: {
+      oracle::Bytes all;
+      for (const oracle::Bytes& input : inputs) all.insert(all.end(), input.begin(), input.end());
+      return all;
+    }
+    case CollectiveKind::Barrier:
+    case CollectiveKind::AddProcessSet:
+      break;
+  }
+  return {};
+}
+
+void Call::check() const {
+  const Status status = work_->wait();
+  ASSERT_TRUE(status.ok()) << status.message();
+  if (recipe_.kind == CollectiveKind::Barrier) return;
+  const oracle::Bytes right = expected();
+  oracle::Bytes result = *output_;
+  if (recipe_.kind == CollectiveKind::Allgather) {
+    const Outcome& outcome = work_->outcome();
+    ASSERT_EQ(outcome.first_dimensions.size(), set_.ranks.size());
+    for (std::size_t member = 0; member < set_.ranks.size(); ++member) {
+      EXPECT_EQ(outcome.first_dimensions[member], shape_of(set_.ranks[member]).front());
+    }
+    const auto* const gathered = static_cast<const std::byte*>(outcome.gathered.get());
+    result.assign(gathered, gathered + right.size());
+  }
+  EXPECT_TRUE(oracle::same_values(recipe_.dtype, result, right))
+      << "rank " << rank_ << ": wrong result of " << to_string(recipe_.kind) << " '"
+      << recipe_.name << "' of " << recipe_.count << " " << to_string(recipe_.dtype) << ", op "
+      << to_string(recipe_.op);
+}
+
+void run(Context& context, const Set& set, const Recipe& recipe) {
+  Call(context, set, recipe).check();
+}
+
+Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set) {
+  std::mt19937_64 random(seed);
+  constexpr std::int64_t kCounts[] = {0, 1, 3, 64, 1023};
+  Recipe recipe{.name = name};
+  // Half of them all-reduces; no AddProcessSet.
+  const auto kind = random() % (2 * (kCollectiveKindCount - 1));
+  recipe.kind = kind < kCollectiveKindCount - 1 ? static_cast<CollectiveKind>(kind)
+                                                : CollectiveKind::Allreduce;
+  recipe.dtype = static_cast<DataType>(random() % kDataTypeCount);
+  recipe.op = static_cast<ReduceOp>(random() % kReduceOpCount);
+  if (recipe.dtype == DataType::Bool && recipe.op == ReduceOp::Average) recipe.op = ReduceOp::Max;
+  if (is_floating(recipe.dtype) && random() % 4 == 0) recipe.prescale = 0.5;
+  if (is_floating(recipe.dtype) && random() % 4 == 0) recipe.postscale = 3;
+  recipe.root_member = random() % set.ranks.size();
+  recipe.count = kCounts[random() % std::size(kCounts)];
+  recipe.seed = random() >> 16;
+  return recipe;
+}
+
+void run_in_random_order(Context& context, const Set& set, std::size_t operations,
+                         std::uint64_t seed) {
+  std::vector<Recipe> recipes;
+  for (std::size_t i = 0; i < operations; ++i) {
+    recipes.push_back(random_recipe(fmt::format("t{}", i), seed * 10'007 + i, set));
+  }
+  std::mt19937_64 own(seed * 64 + static_cast<unsigned>(context.topology().rank));
+  std::ranges::shuffle(recipes, own);
+  std::vector<Call> calls;
+  for (const Recipe& recipe : recipes) {
+    calls.emplace_back(context, set, recipe);
+    if (own() % 8 == 0) std::this_thread::yield();
+  }
+  for (const Call& call : calls) call.check();
+}
+
+void run_two_sets(Context& context, int rounds) {
+  const Set all = world(context);
+  const Set sets[] = {add_set(context, "first", all.ranks), add_set(context, "second", all.ranks)};
+  std::vector<std::jthread> threads;
+  for (std::uint64_t i = 0; i < std::size(sets); ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < rounds; ++round) {
+        const std::uint64_t seed = 77 * i + static_cast<unsigned>(round);
+        run(context, sets[i], random_recipe("blocking", seed, sets[i]));
+        run_in_random_order(context, sets[i], 8, seed);
+      }
+    });
+  }
+}
+
+}  // namespace kolo::core::programs

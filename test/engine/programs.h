@@ -1,0 +1,83 @@
+#pragma once
+
+/// What ranks do in tests: operations that every rank describes alike, and whose results each rank
+/// computes for itself, serially. The same for ranks as threads and under mpirun.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "collectives/reduce_oracle.h"
+#include "context/context.h"
+
+namespace kolo::core::programs {
+
+/// A process set.
+struct Set {
+  ChannelId channel = kWorldChannel;
+  std::vector<int> ranks;
+};
+
+Set world(const Context& context);
+
+/// Asks for a new set. On all ranks of the job, also those that will not belong to it.
+std::shared_ptr<Work> add_set_async(Context& context, const std::string& name,
+                                    const std::vector<int>& ranks);
+Set add_set(Context& context, const std::string& name, const std::vector<int>& ranks);
+
+/// An operation, the same on all ranks.
+struct Recipe {
+  std::string name;
+  CollectiveKind kind = CollectiveKind::Allreduce;
+  DataType dtype = DataType::Float32;
+  ReduceOp op = ReduceOp::Sum;
+  double prescale = 1.0;
+  double postscale = 1.0;
+  /// Broadcast: index of the member that gives.
+  std::size_t root_member = 0;
+  /// Elements; an all-gather adds a few rows to some members.
+  std::int64_t count = 1;
+  /// For the values.
+  std::uint64_t seed = 0;
+};
+
+/// One rank's part in an operation.
+class Call {
+ public:
+  /// Submits it.
+  Call(Context& context, const Set& set, Recipe recipe);
+
+  const Work& work() const { return *work_; }
+
+  /// Waits; the result must be the right one.
+  void check() const;
+
+ private:
+  Shape shape_of(int rank) const;
+  oracle::Bytes input_of(int rank) const;
+  oracle::Bytes expected() const;
+
+  Set set_;
+  int rank_;
+  Recipe recipe_;
+  /// Owned by the submission as well, which may outlive this.
+  std::shared_ptr<oracle::Bytes> input_;
+  std::shared_ptr<oracle::Bytes> output_;
+  std::shared_ptr<Work> work_;
+};
+
+/// Submits, waits, and compares.
+void run(Context& context, const Set& set, const Recipe& recipe);
+
+/// Any kind, dtype, op and size, by the seed.
+Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set);
+
+/// Operations of every kind, submitted by each rank in an order of its own, and all checked.
+void run_in_random_order(Context& context, const Set& set, std::size_t operations,
+                         std::uint64_t seed);
+
+/// Two threads of each rank, each with a process set of its own that has all ranks.
+void run_two_sets(Context& context, int rounds);
+
+}  // namespace kolo::core::programs

@@ -1,0 +1,220 @@
+#include "loader.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <set>
+
+#include "sampler.h"
+
+namespace resnet_example {
+namespace {
+
+/// Images of one channel whose pixels are (image + position) modulo 256, normalised to byte / 255.
+Dataset ramp(std::size_t count) {
+  Dataset data{.name = "ramp", .mean = {0.0F}, .std = {1.0F}, .train = {.channels = 1}};
+  for (std::size_t i = 0; i < count; ++i) {
+    data.train.labels.push_back(static_cast<std::uint8_t>(i % 10));
+    for (std::size_t p = 0; p < 1024; ++p) {
+      data.train.pixels.push_back(static_cast<std::uint8_t>(i + p));
+    }
+  }
+  return data;
+}
+
+float at(const std::vector<float>& image, int y, int x) {
+  return image[static_cast<std::size_t>(y * kImageSide + x)];
+}
+
+std::vector<Batch> all_batches(const Dataset& data, std::vector<std::size_t> indices,
+                               LoaderSettings settings) {
+  const Normalizer normalizer(data);
+  BatchLoader loader(data.train, normalizer, std::move(indices), settings);
+  std::vector<Batch> batches;
+  for (Batch batch; loader.next(batch);) batches.push_back(batch);
+  EXPECT_EQ(batches.size(), loader.batches());
+  return batches;
+}
+
+TEST(Sampler, PartsAreDisjointCoverAndEquallyLong) {
+  for (const std::size_t images : {1U, 7U, 64U, 1000U, 1003U}) {
+    for (const int ranks : {1, 2, 3, 4, 7}) {
+      std::set<std::size_t> seen;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const auto mine = training_images(images, {rank, ranks}, 5, 2);
+        EXPECT_EQ(mine.size(), images / static_cast<std::size_t>(ranks));
+        for (const std::size_t image : mine) {
+          EXPECT_LT(image, images);
+          EXPECT_TRUE(seen.insert(image).second) << "twice: " << image;
+        }
+      }
+      EXPECT_LT(images - seen.size(), static_cast<std::size_t>(ranks));
+    }
+  }
+}
+
+TEST(Sampler, ShufflesAnewBySeedAndEpoch) {
+  const auto first = training_images(500, {0, 1}, 1, 0);
+  EXPECT_EQ(first, training_images(500, {0, 1}, 1, 0));
+  EXPECT_NE(first, training_images(500, {0, 1}, 1, 1));
+  EXPECT_NE(first, training_images(500, {0, 1}, 2, 0));
+  EXPECT_FALSE(std::ranges::is_sorted(first));
+}
+
+TEST(Sampler, TheImagesThatSitOutChange) {
+  std::set<std::size_t> seen;
+  for (int epoch = 0; epoch < 40; ++epoch) {
+    for (int rank = 0; rank < 3; ++rank) {
+      for (const std::size_t image : training_images(5, {rank, 3}, 1, epoch)) seen.insert(image);
+    }
+  }
+  EXPECT_EQ(seen.size(), 5U);
+}
+
+TEST(Sampler, TestSlicesTogetherAreTheTestSet) {
+  for (const std::size_t images : {0U, 1U, 5U, 10000U}) {
+    for (const int ranks : {1, 2, 3, 8}) {
+      std::vector<std::size_t> seen;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const auto mine = test_images(images, {rank, ranks});
+        seen.insert(seen.end(), mine.begin(), mine.end());
+      }
+      std::vector<std::size_t> all(images);
+      std::iota(all.begin(), all.end(), std::size_t{0});
+      EXPECT_EQ(seen, all);
+    }
+  }
+}
+
+TEST(Augment, IsTheSameForSeedEpochAndImage) {
+  std::set<int> shifts;
+  int flips = 0;
+  int moved = 0;
+  for (std::size_t image = 0; image < 1000; ++image) {
+    const Augmentation a = draw_augmentation(1, 3, image);
+    const Augmentation again = draw_augmentation(1, 3, image);
+    EXPECT_EQ(a.shift_x, again.shift_x);
+    EXPECT_EQ(a.flip, again.flip);
+    const Augmentation other = draw_augmentation(1, 4, image);
+    if (a.shift_x != other.shift_x || a.shift_y != other.shift_y) ++moved;
+    shifts.insert(a.shift_x);
+    shifts.insert(a.shift_y);
+    flips += a.flip ? 1 : 0;
+  }
+  EXPECT_EQ(*shifts.begin(), -kCropPadding);
+  EXPECT_EQ(*shifts.rbegin(), kCropPadding);
+  EXPECT_EQ(shifts.size(), 9U);
+  EXPECT_NEAR(flips, 500, 80);
+  EXPECT_GT(moved, 900);
+}
+
+TEST(Augment, ShiftsFlipsAndFillsWithBlack) {
+  Dataset data = ramp(1);
+  data.mean = {0.5F};
+  data.std = {0.25F};
+  const Normalizer normalizer(data);
+  const auto value = [&](int y, int x) {
+    const auto byte = data.train.pixels[static_cast<std::size_t>(y * kImageSide + x)];
+    return (static_cast<float>(byte) / 255.0F - 0.5F) / 0.25F;
+  };
+  std::vector<float> plain(1024);
+  normalizer.write(data.train, 0, {}, plain.data());
+  EXPECT_FLOAT_EQ(at(plain, 3, 5), value(3, 5));
+
+  std::vector<float> moved(1024);
+  normalizer.write(data.train, 0, {.shift_x = 4, .shift_y = -3}, moved.data());
+  EXPECT_FLOAT_EQ(at(moved, 10, 5), value(7, 9));
+  EXPECT_FLOAT_EQ(at(moved, 2, 5), -2.0F);
+  EXPECT_FLOAT_EQ(at(moved, 10, 28), -2.0F);
+  EXPECT_FLOAT_EQ(at(moved, 3, 27), value(0, 31));
+
+  std::vector<float> flipped(1024);
+  normalizer.write(data.train, 0, {.shift_x = 4, .shift_y = -3, .flip = true}, flipped.data());
+  for (int y = 0; y < kImageSide; ++y) {
+    for (int x = 0; x < kImageSide; ++x) ASSERT_EQ(at(flipped, y, x), at(moved, y, 31 - x));
+  }
+}
+
+TEST(Augment, NormalisesEachChannelByItsOwn) {
+  const Dataset data{.name = "three",
+                     .mean = {0.0F, 0.5F, 1.0F},
+                     .std = {1.0F, 0.5F, 0.25F},
+                     .train = {.channels = 3, .pixels = std::vector<std::uint8_t>(3072, 255)}};
+  std::vector<float> out(3072);
+  Normalizer(data).write(data.train, 0, {}, out.data());
+  EXPECT_FLOAT_EQ(out[0], 1.0F);
+  EXPECT_FLOAT_EQ(out[1024], 1.0F);
+  EXPECT_FLOAT_EQ(out[2048], 0.0F);
+}
+
+TEST(Loader, BatchesDoNotDependOnTheWorkers) {
+  const Dataset data = ramp(203);
+  const auto indices = training_images(203, {0, 1}, 9, 4);
+  LoaderSettings settings{.batch_size = 16, .workers = 0, .augment = true, .seed = 9, .epoch = 4};
+  const std::vector<Batch> expected = all_batches(data, indices, settings);
+  ASSERT_EQ(expected.size(), 13U);
+  EXPECT_EQ(expected.back().size(), 203U - 12 * 16);
+  for (const int workers : {1, 2, 4}) {
+    settings.workers = workers;
+    for (int repetition = 0; repetition < 5; ++repetition) {
+      const std::vector<Batch> batches = all_batches(data, indices, settings);
+      ASSERT_EQ(batches.size(), expected.size());
+      for (std::size_t i = 0; i < batches.size(); ++i) {
+        ASSERT_EQ(batches[i].labels, expected[i].labels) << workers << " workers, batch " << i;
+        ASSERT_EQ(batches[i].images, expected[i].images) << workers << " workers, batch " << i;
+      }
+    }
+  }
+}
+
+TEST(Loader, GivesTheImagesAskedForInOrder) {
+  const Dataset data = ramp(20);
+  const auto batches = all_batches(data, {19, 3, 7}, {.batch_size = 2, .workers = 2});
+  ASSERT_EQ(batches.size(), 2U);
+  EXPECT_EQ(batches[0].labels, (std::vector<std::int64_t>{9, 3}));
+  EXPECT_EQ(batches[1].labels, (std::vector<std::int64_t>{7}));
+  EXPECT_FLOAT_EQ(batches[0].images[0], 19.0F / 255.0F);
+  EXPECT_FLOAT_EQ(batches[1].images[1], 8.0F / 255.0F);
+}
+
+TEST(Loader, OfNothingEndsAtOnce) {
+  const Dataset data = ramp(1);
+  for (const int workers : {0, 2}) {
+    EXPECT_TRUE(all_batches(data, {}, {.batch_size = 4, .workers = workers}).empty());
+  }
+}
+
+TEST(Loader, CanBeLeftEarly) {
+  const Dataset data = ramp(64);
+  const Normalizer normalizer(data);
+  for (int repetition = 0; repetition < 50; ++repetition) {
+    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, repetition),
+                       {.batch_size = 1, .workers = 3});
+    Batch batch;
+    for (int i = 0; i < repetition; ++i) ASSERT_TRUE(loader.next(batch));
+  }
+}
+
+/// A network that takes 20 ms a batch must not wait: the batches lie there already.
+TEST(Loader, WorksAheadOfTheTrainingThread) {
+  const Dataset data = ramp(256);
+  const Normalizer normalizer(data);
+  BatchLoader loader(data.train, normalizer, training_images(256, {0, 1}, 1, 0),
+                     {.batch_size = 16, .workers = 2, .augment = true});
+  using Clock = std::chrono::steady_clock;
+  std::vector<double> waits;
+  Batch batch;
+  for (;;) {
+    const auto start = Clock::now();
+    if (!loader.next(batch)) break;
+    waits.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  std::ranges::sort(waits);
+  EXPECT_LT(waits[waits.size() / 2], 0.4) << "ms of waiting, 2 % of a step";
+}
+
+}  // namespace
+}  // namespace resnet_example

@@ -1,0 +1,330 @@
+"""Runs the example programs, alone and on two ranks.
+
+Usage: programs_test.py --programs FOLDER [--launcher KOLORUN] [unittest arguments]
+Without a launcher, mpirun starts the ranks. KOLO_TEST_CIFAR10_DIR may name a folder with CIFAR-10's
+binary files, to train on real colour pictures, too.
+"""
+
+import argparse
+import contextlib
+import csv
+import gzip
+import hashlib
+import os
+import pathlib
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import unittest
+import zipfile
+
+CIFAR_RECORDS = 10000
+CIFAR_RECORD_BYTES = 3073
+CIFAR_FILES = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+FASHION_MNIST = pathlib.Path("/usr/share/datasets/fashion-mnist")
+TINY = ["--limit-train", "33", "--limit-test", "17", "--batch-size", "8", "--lr", "0.01"]
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--programs", type=pathlib.Path, required=True)
+parser.add_argument("--launcher", default="")
+ARGUMENTS, UNITTEST_ARGUMENTS = parser.parse_known_args()
+PROGRAMS = ARGUMENTS.programs.resolve()
+
+
+def environment(**changes):
+    # Kolo refuses KOLO_ variables that it does not know.
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_TEST_")}
+    kept.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+                OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_mpi_yield_when_idle="1")
+    kept.update(changes)
+    return kept
+
+
+def run(program, *arguments, ranks=1, timeout=240, env=None):
+    """Runs to the end; a program that hangs is an error, not a test that never ends."""
+    command = [str(PROGRAMS / program), *map(str, arguments)]
+    if ranks > 1:
+        launcher = [ARGUMENTS.launcher] if ARGUMENTS.launcher else ["mpirun", "--bind-to", "none"]
+        command = [*launcher, "-np", str(ranks), *command]
+    return subprocess.run(command, env=environment(**(env or {})), text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def resnet(*arguments, **how):
+    return run("resnet18_cifar10", *arguments, **how)
+
+
+def write_cifar10(folder):
+    """Files of the right format and size; only their beginnings are not zeros."""
+    folder.mkdir(parents=True)
+    for number, name in enumerate(CIFAR_FILES):
+        with open(folder / name, "wb") as file:
+            for record in range(64):
+                pixels = hashlib.shake_128(bytes([number, record])).digest(CIFAR_RECORD_BYTES - 1)
+                file.write(bytes([(number + record) % 10]) + pixels)
+            file.truncate(CIFAR_RECORDS * CIFAR_RECORD_BYTES)
+
+
+def write_fashion_mnist(folder, images=64):
+    folder.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        pixels = hashlib.shake_128(part.encode()).digest(images * 28 * 28)
+        labels = bytes(i % 10 for i in range(images))
+        with gzip.open(folder / f"{part}-images-idx3-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">IIII", 0x803, images, 28, 28) + pixels)
+        with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz", "wb") as file:
+            file.write(struct.pack(">II", 0x801, images) + labels)
+
+
+def read_history(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(path):
+    """The part of the history that must be the same when a run is repeated."""
+    names = ("epoch", "ranks", "lr", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    return [tuple(line[name] for name in names) for line in read_history(path)]
+
+
+def tensors(checkpoint):
+    """Hashes of a checkpoint's tensors. LibTorch numbers them by address: order means nothing."""
+    with zipfile.ZipFile(checkpoint) as archive:
+        return sorted(hashlib.sha256(archive.read(name)).hexdigest()
+                      for name in archive.namelist() if "/data/" in name)
+
+
+class TestCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def assert_good(self, result):
+        self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
+
+    def assert_fails(self, result, code, *texts):
+        output = result.stdout + result.stderr
+        self.assertEqual(result.returncode, code, output)
+        self.assertIn("kolo error: ", result.stderr)
+        self.assertNotIn("terminate called", output)
+        self.assertNotIn("frame #", output)
+        for text in texts:
+            self.assertIn(str(text), result.stderr)
+
+
+class Minimal(TestCase):
+    def losses(self, ranks):
+        result = run("minimal", ranks=ranks)
+        self.assert_good(result)
+        return [float(line.split()[-1]) for line in result.stdout.splitlines() if "loss" in line]
+
+    def test_loss_falls(self):
+        for ranks in (1, 2):
+            with self.subTest(ranks=ranks):
+                losses = self.losses(ranks)
+                self.assertEqual(len(losses), 10, "rank 0 alone prints")
+                self.assertLess(losses[-1], 0.1 * losses[0])
+
+
+class Start(TestCase):
+    def test_parameters_for_colour_pictures(self):
+        write_cifar10(self.folder / "data/cifar-10-batches-bin")
+        result = resnet("--data-dir", self.folder / "data", "--epochs", 1, *TINY)
+        self.assert_good(result)
+        self.assertIn("11,173,962 parameters", result.stdout)
+        self.assertIn("CIFAR-10, 33 training and 17 test images of 3 channels", result.stdout)
+
+    def test_help(self):
+        for ranks in (1, 2):
+            result = resnet("--help", ranks=ranks)
+            self.assert_good(result)
+            self.assertEqual(result.stdout.count("--batch-size N"), 1)
+
+    def test_lines_elsewhere_than_on_a_terminal(self):
+        write_fashion_mnist(self.folder / "data")
+        result = resnet("--data-dir", self.folder / "data", "--epochs", 1, "--log-every", 2, *TINY,
+                        ranks=2)
+        self.assert_good(result)
+        self.assertNotIn("\r", result.stdout + result.stderr)
+        # 16 images on each rank, one of the 33 sits out
+        self.assertIn("epoch 1/1  step 2/2  loss ", result.stdout)
+        self.assertIn("2 ranks with batches of 8", result.stdout)
+
+    def test_history(self):
+        write_fashion_mnist(self.folder / "data")
+        path = self.folder / "run.csv"
+        config = self.folder / "run.cfg"
+        config.write_text(f"history = {path}\nepochs = 3\nbatch-size = 16\n")
+        self.assert_good(resnet("--config", config, "--data-dir", self.folder / "data", "--epochs",
+                                1, "--limit-train", 32, "--limit-test", 8, ranks=2))
+        line, = read_history(path)
+        self.assertEqual((line["epoch"], line["ranks"]), ("1", "2"))
+        self.assertAlmostEqual(float(line["lr"]), 0.1 * 2 ** 0.5)
+        seconds = float(line["seconds"])
+        self.assertAlmostEqual(float(line["images_per_second"]), 32 / seconds, delta=0.01)
+        parts = [float(line[f"{part}_seconds"])
+                 for part in ("data", "forward", "backward", "communication", "optimizer")]
+        self.assertGreaterEqual(min(parts), 0)
+        self.assertLessEqual(sum(parts), seconds)
+        self.assertGreater(sum(parts), 0.8 * seconds)
+
+
+class Training(TestCase):
+    """On real pictures, until the network has learned them by heart."""
+
+    def train(self, *arguments):
+        path = self.folder / "run.csv"
+        result = resnet("--limit-train", 64, "--limit-test", 32, "--batch-size", 16, "--lr", 0.01,
+                        "--no-augment", "--epochs", 5, "--log-every", 1, "--history", path,
+                        *arguments, ranks=2)
+        self.assert_good(result)
+        first = next(line for line in result.stdout.splitlines() if "step 1/2 " in line)
+        first_loss = float(first.split("loss ")[1].split()[0])
+        last_loss = float(read_history(path)[-1]["train_loss"])
+        self.assertLess(last_loss, 0.6 * first_loss)
+
+    @unittest.skipUnless(FASHION_MNIST.is_dir(), "Debian's dataset-fashion-mnist is not installed")
+    def test_fashion_mnist(self):
+        self.train()
+
+    @unittest.skipUnless("KOLO_TEST_CIFAR10_DIR" in os.environ,
+                         "KOLO_TEST_CIFAR10_DIR does not name CIFAR-10's folder")
+    def test_cifar10(self):
+        self.train("--data-dir", os.environ["KOLO_TEST_CIFAR10_DIR"])
+
+
+class Resume(TestCase):
+    def setUp(self):
+        super().setUp()
+        write_fashion_mnist(self.folder / "data")
+
+    def train(self, name, epochs, *arguments, ranks=2):
+        return resnet("--data-dir", self.folder / "data", *TINY, "--epochs", epochs,
+                      "--checkpoint-dir", self.folder / name, "--history",
+                      self.folder / f"{name}.csv", *arguments, ranks=ranks)
+
+    def test_goes_on_to_the_same_bits(self):
+        self.assert_good(self.train("straight", 2))
+        self.assert_good(self.train("broken", 1))
+        resumed = self.train("broken", 2, "--resume")
+        self.assert_good(resumed)
+        self.assertIn("going on after epoch 1 of 2", resumed.stdout)
+        self.assertEqual(results(self.folder / "straight.csv"), results(self.folder / "broken.csv"))
+        self.assertEqual(len(results(self.folder / "broken.csv")), 2)
+        checkpoint = "checkpoint-0002.pt"
+        straight = tensors(self.folder / "straight" / checkpoint)
+        self.assertEqual(straight, tensors(self.folder / "broken" / checkpoint))
+        self.assertGreater(len(straight), 100)
+        self.assertNotEqual(straight, tensors(self.folder / "straight/checkpoint-0001.pt"))
+        self.assertFalse(list(self.folder.rglob("*.tmp")))
+
+        # With these checkpoints at hand: what a run must not go on from.
+        self.assert_fails(self.train("broken", 3), 1, "checkpoint-0002.pt", "--resume")
+        self.assert_fails(self.train("broken", 3, "--resume", ranks=1), 1, "ranks = 2 (there)",
+                          "ranks = 1 (now)")
+        self.assert_fails(self.train("broken", 3, "--resume", "--momentum", 0.5), 1,
+                          "momentum = 0.9 (there)", "momentum = 0.5 (now)")
+        done = self.train("broken", 2, "--resume")
+        self.assert_good(done)
+        self.assertIn("nothing to do", done.stdout)
+
+        newest = self.folder / "broken" / checkpoint
+        os.truncate(newest, newest.stat().st_size // 2)
+        self.assert_fails(self.train("broken", 3, "--resume"), 1, newest, "Remove it")
+
+    def test_starts_anew_without_a_checkpoint_and_keeps_two(self):
+        result = self.train("new", 3, "--resume", "--limit-train", 8, ranks=1)
+        self.assert_fails(result, 2, "--limit-train")  # given twice
+        result = resnet("--data-dir", self.folder / "data", "--limit-train", 8, "--limit-test", 8,
+                        "--epochs", 3, "--checkpoint-dir", self.folder / "new", "--resume")
+        self.assert_good(result)
+        self.assertIn("no checkpoint in", result.stdout)
+        self.assertEqual(sorted(path.name for path in (self.folder / "new").iterdir()),
+                         ["checkpoint-0002.pt", "checkpoint-0003.pt"])
+
+
+class Errors(TestCase):
+    def test_usage(self):
+        for ranks in (1, 2):
+            for arguments, texts in ((["--epoch", "3"], ["--epoch"]),
+                                     (["--lr", "fast"], ["--lr", "fast"]),
+                                     (["--batch-size", "0"], ["--batch-size is 0"]),
+                                     (["--config", "/nowhere.cfg"], ["/nowhere.cfg"]),
+                                     (["--resume"], ["--checkpoint-dir"])):
+                if ranks == 2 and arguments[0] not in ("--epoch", "--config"):
+                    continue
+                with self.subTest(ranks=ranks, arguments=arguments):
+                    result = resnet(*arguments, ranks=ranks)
+                    self.assert_fails(result, 2, *texts)
+                    self.assertEqual(result.stderr.count("kolo error"), 1)
+
+    def test_no_data(self):
+        for ranks in (1, 2):
+            result = resnet("--data-dir", self.folder, ranks=ranks)
+            self.assert_fails(result, 1, self.folder, "data_batch_1.bin")
+            self.assertEqual(result.stderr.count("kolo error"), ranks)
+
+    def test_truncated_file(self):
+        write_cifar10(self.folder / "data")
+        path = self.folder / "data/data_batch_3.bin"
+        os.truncate(path, 30729999)
+        for ranks in (1, 2):
+            self.assert_fails(resnet("--data-dir", self.folder / "data", ranks=ranks), 1, path,
+                              "expected 30730000 bytes", "found 30729999 bytes")
+
+    def test_bad_magic(self):
+        write_fashion_mnist(self.folder / "data")
+        path = self.folder / "data/t10k-labels-idx1-ubyte.gz"
+        shutil.copy(self.folder / "data/t10k-images-idx3-ubyte.gz", path)
+        self.assert_fails(resnet("--data-dir", self.folder / "data", ranks=2), 1, path,
+                          "expected 2049", "found 2051")
+
+    def test_bad_data_on_one_rank_only(self):
+        """Each rank sees its own folder, as on hosts of their own."""
+        write_fashion_mnist(self.folder / "0/data")
+        write_fashion_mnist(self.folder / "1/data")
+        (self.folder / "1/data/train-labels-idx1-ubyte.gz").write_bytes(b"")
+        wrapper = self.folder / "in_own_folder"
+        wrapper.write_text(f'#!/bin/sh\ncd "{self.folder}/$OMPI_COMM_WORLD_RANK" && '
+                           f'exec "{PROGRAMS}/resnet18_cifar10" "$@"\n')
+        wrapper.chmod(0o755)
+        result = run(wrapper, "--data-dir", "data", *TINY, ranks=2, timeout=60)
+        self.assert_fails(result, 1, "rank 1: data/train-labels-idx1-ubyte.gz")
+        write_fashion_mnist(self.folder / "1/other", images=40)
+        for path in (self.folder / "1/other").iterdir():
+            shutil.copy(path, self.folder / "1/data")
+        result = run(wrapper, "--data-dir", "data", "--epochs", 1, ranks=2, timeout=60)
+        self.assert_fails(result, 1, "options and data sets differ between ranks",
+                          "training images = 64 (rank 0)", "training images = 40 (rank 1)")
+
+    def test_too_few_images(self):
+        write_fashion_mnist(self.folder / "data")
+        result = resnet("--data-dir", self.folder / "data", "--limit-train", 1, ranks=2)
+        self.assert_fails(result, 1, "too few images for 2 ranks")
+
+    def test_no_network(self):
+        nobody = {"https_proxy": "http://127.0.0.1:1", "no_proxy": "", "NO_PROXY": ""}
+        for ranks in (1, 2):
+            result = resnet("--download", "--data-dir", self.folder / "data", ranks=ranks,
+                            env=nobody, timeout=60)
+            self.assert_fails(result, 1, "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                              "onnect", "leave out --download")
+            self.assertEqual(result.stderr.count("kolo error"), ranks)
+
+    def test_disk_trouble(self):
+        write_fashion_mnist(self.folder / "data")
+        file = self.folder / "file"
+        file.write_text("")
+        for option in ("--checkpoint-dir", "--history"):
+            with self.subTest(option=option):
+                result = resnet("--data-dir", self.folder / "data", *TINY, "--epochs", 1, option,
+                                file / "below", ranks=2, timeout=120)
+                self.assert_fails(result, 1, file)
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0], *UNITTEST_ARGUMENTS])

@@ -1,0 +1,76 @@
+#include "framework/support.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <chrono>
+#include <cstring>
+
+namespace kolo::testing {
+
+void FrameworkTest::SetUp() {
+  kolo::init();
+  torch::set_num_threads(1);
+  torch::manual_seed(1);
+}
+
+torch::Tensor random(torch::IntArrayRef shape, std::initializer_list<int> seeds,
+                     torch::ScalarType dtype) {
+  std::uint64_t seed = 17;
+  for (const int part : seeds) seed = seed * 1000003 + static_cast<std::uint64_t>(part + 1);
+  const at::Generator generator = at::detail::createCPUGenerator(seed);
+  return torch::randn(shape, generator, torch::TensorOptions(torch::kFloat64)).to(dtype);
+}
+
+std::vector<torch::Tensor> gather(const torch::Tensor& tensor) {
+  return kolo::allgather(tensor.detach().unsqueeze(0)).unbind(0);
+}
+
+bool identical(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
+  const torch::Tensor x = a.detach().contiguous();
+  const torch::Tensor y = b.detach().contiguous();
+  return x.nbytes() == 0 || std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
+}
+
+bool identical_on_all_ranks(const torch::Tensor& tensor) {
+  for (const torch::Tensor& other : gather(tensor)) {
+    if (!identical(tensor, other)) return false;
+  }
+  return true;
+}
+
+double relative_difference(const torch::Tensor& a, const torch::Tensor& b) {
+  if (a.numel() == 0 && b.numel() == 0) return 0;
+  const torch::Tensor x = a.detach().to(torch::kFloat64);
+  const torch::Tensor y = b.detach().to(torch::kFloat64);
+  const auto most = (x - y).abs().max().item<double>();
+  return most == 0 ? 0 : most / y.abs().max().item<double>();
+}
+
+std::string error_of(const std::function<void()>& call) {
+  const auto begin = std::chrono::steady_clock::now();
+  std::string message;
+  try {
+    call();
+    ADD_FAILURE() << "no kolo::Error";
+  } catch (const kolo::Error& error) {
+    message = error.what();
+  }
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << message;
+  return message;
+}
+
+void expect_error(const std::function<void()>& call, const std::vector<std::string>& parts) {
+  const std::string message = error_of(call);
+  for (const std::string& part : parts) {
+    EXPECT_NE(message.find(part), std::string::npos) << "'" << part << "' is not in: " << message;
+  }
+}
+
+void expect_usable() {
+  const auto value = torch::full({3}, kolo::rank() + 1.0);
+  const auto sum = kolo::allreduce(value, {.op = ReduceOp::Sum});
+  EXPECT_EQ(sum[0].item<double>(), kolo::size() * (kolo::size() + 1) / 2);
+}
+
+}  // namespace kolo::testing

@@ -1,0 +1,96 @@
+// main() of tests that run under mpirun. MPI is started as Kolo starts it; a test passes where it
+// passes on all ranks. Rank 0 prints everything, the others what fails on them.
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <utility>
+
+#include "mpi/session.h"
+#include "support/watchdog.h"
+
+namespace {
+
+namespace mpi = kolo::core::mpi;
+
+/// In place of GoogleTest's printer, on ranks other than 0.
+class FailurePrinter final : public ::testing::EmptyTestEventListener {
+ public:
+  explicit FailurePrinter(int rank) : rank_(rank) {}
+
+  void OnTestPartResult(const ::testing::TestPartResult& result) override {
+    if (!result.failed()) return;
+    const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
+    const std::string name =
+        test == nullptr ? "" : std::string(test->test_suite_name()) + "." + test->name() + ", ";
+    std::fprintf(stderr, "[rank %d] %s%s:%d: %s\n", rank_, name.c_str(),
+                 result.file_name() == nullptr ? "?" : result.file_name(), result.line_number(),
+                 result.message());
+  }
+
+ private:
+  const int rank_;
+};
+
+/// Makes each test end alike on all ranks, and not before all have got there.
+class Agreement final : public ::testing::EmptyTestEventListener {
+ public:
+  explicit Agreement(mpi::Comm comm) : comm_(std::move(comm)) {}
+
+  void OnTestEnd(const ::testing::TestInfo& test) override {
+    enum Outcome : int { kFailed, kSkipped, kPassed };
+    const ::testing::TestResult& result = *test.result();
+    const int own = result.Failed() ? kFailed : result.Skipped() ? kSkipped : kPassed;
+    int worst = own;
+    const int code = MPI_Allreduce(&own, &worst, 1, MPI_INT, MPI_MIN, comm_.get());
+    if (const kolo::core::Status status = mpi::check(code, "MPI_Allreduce"); !status.ok()) {
+      ADD_FAILURE() << status.message();
+    } else if (worst == kFailed && own != kFailed) {
+      ADD_FAILURE() << "failed on another rank";
+    } else if (worst == kSkipped && own == kPassed) {
+      ADD_FAILURE() << "skipped on another rank";
+    }
+  }
+
+  void OnTestProgramEnd(const ::testing::UnitTest& /*all*/) override {
+    std::fflush(nullptr);
+    MPI_Barrier(comm_.get());
+  }
+
+ private:
+  const mpi::Comm comm_;
+};
+
+void install_listeners(mpi::Comm comm) {
+  const int rank = comm.rank();
+  ::testing::TestEventListeners& listeners = ::testing::UnitTest::GetInstance()->listeners();
+  if (rank != 0) {
+    delete listeners.Release(listeners.default_result_printer());
+    delete listeners.Release(listeners.default_xml_generator());
+    listeners.Append(new FailurePrinter(rank));
+  }
+  // The ends of tests are told to listeners in reverse order: the watchdog watches the agreement,
+  // too.
+  kolo::testing::install_watchdog(rank);
+  listeners.Append(new Agreement(std::move(comm)));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  ::testing::InitGoogleTest(&argc, argv);
+  const kolo::core::Result<mpi::Session> session = mpi::Session::open();
+  if (!session.ok()) {
+    std::fprintf(stderr, "%s\n", session.status().message().c_str());
+    return EXIT_FAILURE;
+  }
+  kolo::core::Result<mpi::Comm> comm = session.value().duplicate_world();
+  if (!comm.ok()) {
+    std::fprintf(stderr, "%s\n", comm.status().message().c_str());
+    return EXIT_FAILURE;
+  }
+  install_listeners(std::move(comm).value());
+  return RUN_ALL_TESTS();
+}

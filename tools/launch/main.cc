@@ -1,0 +1,121 @@
+// kolorun: starts a Kolo program on N ranks by mpirun.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launch/files.h"
+#include "launch/machine.h"
+#include "launch/mpirun_command.h"
+#include "launch/options.h"
+#include "launch/process.h"
+#include "launch/usage_error.h"
+
+namespace kolo::launch {
+namespace {
+
+constexpr int kCannotStart = 2;
+
+Environment read_environment() {
+  Environment environment;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    const std::string text(*entry);
+    const auto equals = text.find('=');
+    if (equals != std::string::npos) environment[text.substr(0, equals)] = text.substr(equals + 1);
+  }
+  return environment;
+}
+
+std::vector<HostPlace> locate_all(const std::vector<Host>& hosts) {
+  std::vector<HostPlace> places;
+  for (const auto& host : hosts) places.push_back(locate(host));
+  return places;
+}
+
+void check_hosts(const std::vector<Host>& hosts, const std::vector<HostPlace>& places) {
+  const auto unknown = std::find(places.begin(), places.end(), HostPlace::Unknown);
+  if (unknown == places.end()) return;
+  throw UsageError(
+      fmt::format("host '{}' cannot be resolved: check its spelling, or add it to /etc/hosts",
+                  hosts[static_cast<std::size_t>(unknown - places.begin())].name));
+}
+
+void check_program(const std::string& name, const std::string& search_path) {
+  switch (find_program(name, search_path)) {
+    case ProgramState::Ready:
+      return;
+    case ProgramState::Missing:
+      throw UsageError(
+          fmt::format("program '{}' is not found{}", name,
+                      name.find('/') == std::string::npos
+                          ? fmt::format(" in PATH: for one in this folder write ./{}", name)
+                          : std::string(": check the path, or build it first")));
+    case ProgramState::NotExecutable:
+      throw UsageError(
+          fmt::format("program '{}' is not executable: check the name, or chmod +x it", name));
+  }
+}
+
+/// A dry run starts nothing, so there it only warns.
+void check(const LaunchOptions& options, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (const UsageError& error) {
+    if (!options.dry_run) throw;
+    fmt::print(stderr, "kolorun: warning: {}\n", error.what());
+  }
+}
+
+int launch(const LaunchOptions& options) {
+  const auto machine = inspect_machine(read_environment());
+  const auto places = locate_all(options.hosts);
+  const auto here = std::count(places.begin(), places.end(), HostPlace::Here);
+  check(options, [&] { check_hosts(options.hosts, places); });
+  check(options, [&] {
+    if (here > 0) check_program(options.command[0], search_path(machine.environment));
+  });
+  check(options, [&] {
+    if (options.timeline_filename) {
+      check_writable(*options.timeline_filename, "--timeline-filename");
+    }
+  });
+  const bool all_here = std::cmp_equal(here, places.size());
+  const auto command = make_mpirun_command(options, machine, all_here);
+  if (options.dry_run) {
+    fmt::print("{}\n", to_shell_line(command));
+    return 0;
+  }
+  if (options.verbose) fmt::print(stderr, "{}\n", to_shell_line(command));
+  return run_to_end(command);
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const auto options = parse_options(arguments);
+  if (options.help) {
+    fmt::print("{}", help_text());
+    return 0;
+  }
+  if (options.version) {
+    fmt::print("kolorun {}\n", KOLO_VERSION);
+    return 0;
+  }
+  return launch(options);
+}
+
+}  // namespace
+}  // namespace kolo::launch
+
+int main(int argc, char** argv) {
+  try {
+    return kolo::launch::run({argv + std::min(argc, 1), argv + argc});
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "kolorun: {}\n", error.what());
+    return kolo::launch::kCannotStart;
+  }
+}
