@@ -73,7 +73,10 @@ void DistributedOptimizer::load(torch::serialize::InputArchive& archive) {
   mirror_->reconcile();
 }
 
-torch::optim::Optimizer& DistributedOptimizer::inner() { return inner_; }
+torch::optim::Optimizer& DistributedOptimizer::inner() {
+  mirror_->reconcile();
+  return inner_;
+}
 
 double DistributedOptimizer::exposed_seconds() const { return reducer_->exposed_seconds(); }
 

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 #include <exception>
+#include <map>
 #include <utility>
 
 #include "bridge.h"
@@ -32,6 +33,14 @@ std::vector<std::string> describe(const std::vector<std::pair<std::string, torch
   return lines;
 }
 
+/// A number that no other optimizer of the process set has. Not all ranks have taken part in making the
+/// same optimizers before.
+std::int64_t agree_on_number(core::Context& context, const ProcessSet& process_set) {
+  torch::Tensor number = torch::tensor(static_cast<std::int64_t>(context.take_number()));
+  allreduce_(number, {.name = "optimizer_number", .op = ReduceOp::Max, .process_set = process_set});
+  return number.item<std::int64_t>();
+}
+
 /// The node that adds to a parameter's gradient. A parameter that is frozen now may be thawed later,
 /// so it gets one, too.
 std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter) {
@@ -40,6 +49,17 @@ std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter) {
   std::shared_ptr<torch::autograd::Node> node = torch::autograd::impl::grad_accumulator(parameter);
   if (frozen) parameter.set_requires_grad(false);
   return node;
+}
+
+/// Whether a gradient that autograd has just stored lives in memory that others use as well. Autograd
+/// moves the incoming gradient into place where nobody else holds that tensor; but it may be a view of
+/// what is on its way to another node, or of what the program passed to backward().
+bool is_borrowed(const torch::Tensor& gradient, const torch::Tensor& incoming) {
+  const bool dense = gradient.layout() == torch::kStrided && incoming.defined() &&
+                     incoming.layout() == torch::kStrided;
+  if (!dense || !gradient.is_alias_of(incoming)) return false;
+  if (!incoming.is_view()) return gradient.storage().use_count() > 2;
+  return incoming._base().use_count() > 1 || gradient.storage().use_count() > 3;
 }
 
 }  // namespace
@@ -82,7 +102,10 @@ struct DistributedOptimizer::Reducer::Word {
 
 /// One run of the autograd engine in which our parameters get gradients. Owned by the engine, which
 /// calls end(), or drops it when an exception ends the run.
-class DistributedOptimizer::Reducer::Backward {
+///
+/// A run may reach several optimizers, in another order on each rank. So all of them say their closing
+/// word before any waits for the others' words, and they wait in the order of their ids.
+class DistributedOptimizer::Reducer::Backward : public std::enable_shared_from_this<Backward> {
  public:
   Backward(std::shared_ptr<Reducer> reducer, bool synchronises)
       : synchronises_(synchronises), reducer_(std::move(reducer)) {}
@@ -90,9 +113,11 @@ class DistributedOptimizer::Reducer::Backward {
   Backward& operator=(const Backward&) = delete;
 
   ~Backward() {
-    if (ended_) return;
     try {
-      reducer_->end_backward(*this, /*failed=*/true);
+      if (!ended_) reducer_->end_backward(*this, /*failed=*/true);
+      // Another optimizer's failure may have kept the engine from calling wait_for_next().
+      const auto left = std::erase_if(waiting_, [this](const auto& w) { return w.second == this; });
+      if (!ended_ || left > 0) wait();
     } catch (const std::exception&) {
       // The exception that ended backward is on its way to the user.
     }
@@ -101,6 +126,9 @@ class DistributedOptimizer::Reducer::Backward {
   void end() {
     ended_ = true;
     reducer_->end_backward(*this, /*failed=*/false);
+    waiting_.emplace(reducer_->id_, this);
+    torch::autograd::Engine::get_default_engine().queue_callback(
+        [self = shared_from_this()] { wait_for_next(); });
   }
 
   bool ended() const { return ended_; }
@@ -108,6 +136,19 @@ class DistributedOptimizer::Reducer::Backward {
   Clock::time_point began() const { return began_; }
 
  private:
+  static void wait_for_next() {
+    Backward& next = *waiting_.begin()->second;
+    waiting_.erase(waiting_.begin());
+    next.wait();
+  }
+
+  void wait() {
+    if (synchronises_) reducer_->finish_rounds();
+  }
+
+  /// Of the run that is ending on this thread.
+  static inline thread_local std::map<Id, Backward*> waiting_;
+
   const bool synchronises_;
   const Clock::time_point began_ = Clock::now();
   const std::shared_ptr<Reducer> reducer_;
@@ -134,8 +175,8 @@ class DistributedOptimizer::Reducer::AfterHook : public torch::autograd::Functio
   AfterHook(std::weak_ptr<Reducer> reducer, std::size_t index)
       : reducer_(std::move(reducer)), index_(index) {}
 
-  variable_list operator()(const variable_list& outputs, const variable_list& /*inputs*/) override {
-    if (const auto reducer = reducer_.lock()) reducer->after_gradient(index_);
+  variable_list operator()(const variable_list& outputs, const variable_list& inputs) override {
+    if (const auto reducer = reducer_.lock()) reducer->after_gradient(index_, inputs.front());
     return outputs;
   }
 
@@ -150,8 +191,11 @@ DistributedOptimizer::Reducer::Reducer(NamedParameters parameters,
                                        const DistributedOptimizerOptions& options)
     : context_(detail::current_context()),
       options_(options),
-      prefix_(c10::str("optimizer", context_->take_number(), "/")),
+      id_(options.process_set.id(), agree_on_number(*context_, options.process_set)),
+      prefix_(c10::str("optimizer", id_.second, "/")),
       alone_(context_->topology().size == 1) {
+  detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
+                                    describe(parameters, options), options.process_set);
   if (options.backward_passes_per_step < 1) {
     throw Error(c10::str("DistributedOptimizer: backward_passes_per_step must be at least 1, not ",
                          options.backward_passes_per_step));
@@ -167,8 +211,6 @@ DistributedOptimizer::Reducer::Reducer(NamedParameters parameters,
     }
     parameters_.push_back({.name = prefix_ + name, .tensor = tensor, .accumulator = accumulator});
   }
-  detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
-                                    describe(parameters, options), options.process_set);
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -190,24 +232,28 @@ void DistributedOptimizer::Reducer::watch() {
 void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
   Parameter& parameter = parameters_[index];
   torch::Tensor& gradient = parameter.tensor.mutable_grad();
-  if (parameter.work.has_value()) {
-    // It is on the wire. What comes now goes to memory of its own, and is added in finish().
-    gradient.reset();
-    return;
+  const bool on_the_wire = parameter.work.has_value();
+  if (options_.op != ReduceOp::Average) {
+    const bool adds = parameter.reduced && gradient.defined() &&
+                      gradient.count_nonzero().item<std::int64_t>() > 0;
+    if (on_the_wire || adds) {
+      throw Error(c10::str("'", parameter.name, "': a second backward adds to a gradient that was "
+                           "reduced with ", core::to_string(detail::to_core(options_.op)),
+                           ": that is right only with Average. Call zero_grad() before it, or "
+                           "accumulate locally under no_sync()."));
+    }
+    parameter.reduced = false;
   }
-  if (options_.op == ReduceOp::Average || !parameter.reduced || !gradient.defined()) return;
-  if (gradient.count_nonzero().item<std::int64_t>() > 0) {
-    throw Error(c10::str("'", parameter.name, "': a second backward adds to a gradient that was "
-                         "reduced with ", core::to_string(detail::to_core(options_.op)),
-                         ": that is right only with Average. Call zero_grad() before it, or "
-                         "accumulate locally under no_sync()."));
-  }
-  parameter.reduced = false;
+  // What comes now goes to memory of its own, and is added in finish().
+  if (on_the_wire) gradient.reset();
 }
 
-void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
+void DistributedOptimizer::Reducer::after_gradient(std::size_t index,
+                                                   const torch::Tensor& incoming) {
   Parameter& parameter = parameters_[index];
-  if (!parameter.tensor.grad().defined()) return;
+  torch::Tensor& gradient = parameter.tensor.mutable_grad();
+  if (!gradient.defined()) return;
+  if (is_borrowed(gradient, incoming)) gradient = gradient.clone();
   const std::shared_ptr<Backward> backward = current_backward();
   parameter.fresh = true;
   if (backward->synchronises() && !parameter.work.has_value()) start(parameter);
@@ -232,7 +278,7 @@ void DistributedOptimizer::Reducer::end_backward(const Backward& backward, bool 
     local_ = true;
     return;
   }
-  close_rounds(failed);
+  begin_round(failed);
 }
 
 // ---- step ----
@@ -258,18 +304,51 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
+  require_hooks();
   const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
-  if (fresh || local_ || round_ == 0) close_rounds(/*failed=*/false);
+  if (!fresh && !local_ && round_ > 0) return;
+  begin_round(/*failed=*/false);
+  finish_rounds();
+}
+
+/// LibTorch drops our hooks without a word when it changes the type of a parameter.
+void DistributedOptimizer::Reducer::require_hooks() const {
+  for (const Parameter& parameter : parameters_) {
+    if (torch::autograd::impl::try_get_grad_accumulator(parameter.tensor) == parameter.accumulator) {
+      continue;
+    }
+    throw Error(c10::str("'", parameter.name, "' was converted to another dtype or device after its "
+                         "optimizer was wrapped in a DistributedOptimizer: call to() first, then wrap "
+                         "the optimizer"));
+  }
 }
 
 // ---- rounds ----
 
-void DistributedOptimizer::Reducer::close_rounds(bool failed) {
+/// Starts what is left of this rank's gradients, and says its word, without waiting for anything.
+void DistributedOptimizer::Reducer::begin_round(bool failed) {
+  const torch::NoGradGuard no_grad;
+  for (Parameter& parameter : parameters_) {
+    // It may have been discarded since.
+    if (!parameter.tensor.grad().defined()) parameter.fresh = false;
+    if (parameter.fresh && !parameter.work.has_value()) start(parameter);
+  }
+  Word word{.head = {.step = step_,
+                     .round = round_++,
+                     .rank = context_->topology().rank,
+                     .failed = failed,
+                     .carries = std::ranges::any_of(parameters_, &Parameter::fresh)}};
+  for (const Parameter& parameter : parameters_) {
+    word.has_gradient.push_back(parameter.work.has_value());
+  }
+  words_ = say(word);
+}
+
+void DistributedOptimizer::Reducer::finish_rounds() {
   const torch::NoGradGuard no_grad;
   const Clock::time_point begin = Clock::now();
   std::string error;
-  while (close_round(failed, error)) {
-  }
+  while (finish_round(error)) begin_round(/*failed=*/false);
   local_ = false;
   exposed_ += Clock::now() - begin;
   record("wait", begin);
@@ -277,21 +356,10 @@ void DistributedOptimizer::Reducer::close_rounds(bool failed) {
 }
 
 /// Whether another round has to follow.
-bool DistributedOptimizer::Reducer::close_round(bool failed, std::string& error) {
-  for (Parameter& parameter : parameters_) {
-    if (parameter.fresh && !parameter.work.has_value()) start(parameter);
-  }
-  Word own{.head = {.step = step_,
-                    .round = round_++,
-                    .rank = context_->topology().rank,
-                    .failed = failed,
-                    .carries = std::ranges::any_of(parameters_, &Parameter::fresh)}};
-  for (const Parameter& parameter : parameters_) {
-    own.has_gradient.push_back(parameter.work.has_value());
-  }
+bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   std::vector<Word> words;
   try {
-    words = exchange(own);
+    words = hear(std::exchange(words_, {}).value());
   } catch (const Error& broken) {
     error = broken.what();
   }
@@ -335,13 +403,18 @@ void DistributedOptimizer::Reducer::finish(Parameter& parameter, std::string& er
   gradient = std::exchange(parameter.reducing, {});
 }
 
-std::vector<DistributedOptimizer::Reducer::Word> DistributedOptimizer::Reducer::exchange(
-    const Word& word) {
+Work DistributedOptimizer::Reducer::say(const Word& word) const {
   const std::size_t bytes = Word::bytes(parameters_.size());
   const torch::Tensor own = torch::zeros({static_cast<std::int64_t>(bytes)}, torch::kUInt8);
   word.write(own.data_ptr<std::uint8_t>());
-  const torch::Tensor all = allgather(
-      own, {.name = prefix_ + "closing_word", .process_set = options_.process_set});
+  return allgather_async(own,
+                         {.name = prefix_ + "closing_word", .process_set = options_.process_set});
+}
+
+std::vector<DistributedOptimizer::Reducer::Word> DistributedOptimizer::Reducer::hear(
+    Work work) const {
+  const torch::Tensor all = work.result();
+  const std::size_t bytes = Word::bytes(parameters_.size());
   std::vector<Word> words;
   for (std::size_t at = 0; at < static_cast<std::size_t>(all.numel()); at += bytes) {
     words.push_back(Word::read(all.data_ptr<std::uint8_t>() + at, parameters_.size()));

@@ -81,27 +81,35 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   struct Word;
 
   void before_gradient(std::size_t index);
-  void after_gradient(std::size_t index);
+  void after_gradient(std::size_t index, const torch::Tensor& incoming);
   std::shared_ptr<Backward> current_backward();
   void end_backward(const Backward& backward, bool failed);
 
   void reduce_local();
-  void close_rounds(bool failed);
-  bool close_round(bool failed, std::string& error);
+  void require_hooks() const;
+  void begin_round(bool failed);
+  void finish_rounds();
+  bool finish_round(std::string& error);
   void start(Parameter& parameter);
   void finish(Parameter& parameter, std::string& error);
-  std::vector<Word> exchange(const Word& word);
+  Work say(const Word& word) const;
+  std::vector<Word> hear(Work work) const;
   std::string disagreement(const std::vector<Word>& words) const;
   void record(std::string_view what, core::Clock::time_point begin);
 
   const std::shared_ptr<core::Context> context_;
   const DistributedOptimizerOptions options_;
+  using Id = std::pair<std::uint32_t, std::int64_t>;
+  /// Process set and number in it: the same on all ranks, and another one for each optimizer.
+  const Id id_;
   /// Of the names of this optimizer's operations.
   const std::string prefix_;
   /// A process that is alone has nothing to reduce.
   const bool alone_;
   std::vector<Parameter> parameters_;
   std::weak_ptr<Backward> backward_;
+  /// Of a round that has begun: all ranks' closing words.
+  std::optional<Work> words_;
   std::optional<core::Timeline::Track> track_;
 
   int no_sync_ = 0;

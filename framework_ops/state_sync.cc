@@ -120,6 +120,7 @@ void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank
   if (is_root) std::memcpy(bytes.data_ptr(), serialized.data(), serialized.size());
   broadcast_(bytes, root_rank, {.name = "optimizer_state/bytes"});
   if (!is_root) deserialize(bytes, inner);
+  (void)innermost(optimizer);  // the wrapper gets the options, too
 }
 
 }  // namespace kolo

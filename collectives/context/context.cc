@@ -17,22 +17,29 @@ std::string host_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
 }
 
-/// The first process of a host begins the trace's file before it shakes hands, so that the others,
-/// which open it afterwards, find it.
+/// Rank 0 begins the trace's file before it shakes hands, so that the others on its host, which open it
+/// afterwards, find it.
 Status begin_timeline(const Config& config, const Topology& topology) {
-  if (config.timeline.empty() || topology.local_rank != 0) return {};
-  const Result<TraceFile> file = TraceFile::open(
-      Timeline::path_on_host(config.timeline, topology.cross_rank), /*create=*/true);
+  if (config.timeline.empty() || topology.rank != 0) return {};
+  const Result<TraceFile> file = TraceFile::open(config.timeline, /*create=*/true);
   return file.ok() ? Status() : file.status();
 }
 
+Result<std::unique_ptr<TraceSink>> open_sink(const Config& config, TraceRelay* relay) {
+  if (relay != nullptr) return std::unique_ptr<TraceSink>(std::make_unique<RelayedTrace>(*relay));
+  Result<TraceFile> file = TraceFile::open(config.timeline, /*create=*/false);
+  if (!file.ok()) return file.status();
+  return std::unique_ptr<TraceSink>(std::make_unique<TraceFile>(std::move(file).value()));
+}
+
 Result<std::unique_ptr<Timeline>> join_timeline(const Config& config, const Topology& topology,
-                                                const Agreement& agreement,
+                                                const Agreement& agreement, TraceRelay* relay,
                                                 std::shared_ptr<spdlog::logger> logger) {
   if (config.timeline.empty()) return std::unique_ptr<Timeline>();
-  return Timeline::open({.path = Timeline::path_on_host(config.timeline, topology.cross_rank),
-                         .create = false,
-                         .rank = topology.rank,
+  Result<std::unique_ptr<TraceSink>> sink = open_sink(config, relay);
+  if (!sink.ok()) return sink.status();
+  return Timeline::open(std::move(sink).value(),
+                        {.rank = topology.rank,
                          .host = host_name(),
                          .origin = agreement.timeline_origin,
                          .clock_offset = agreement.clock_offset,
@@ -55,18 +62,30 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   const Result<Agreement> agreement =
       shake_hands(config, begun, *context->planes_.control, context->doorbell_);
   if (!agreement.ok()) return agreement.status();
+  if (!config.timeline.empty() && context->topology_.cross_rank > 0) {
+    context->relay_ = std::make_unique<TraceRelay>(context->doorbell_);
+  }
   Result<std::unique_ptr<Timeline>> timeline =
-      join_timeline(config, context->topology_, agreement.value(), context->logger_);
+      join_timeline(config, context->topology_, agreement.value(), context->relay_.get(),
+                    context->logger_);
   if (!timeline.ok()) return timeline.status();
   context->timeline_ = std::move(timeline).value();
   context->coordinator_ = std::make_unique<Coordinator>(
       config,
       Coordinator::Planes{*context->planes_.control, *context->planes_.data, context->doorbell_},
-      context->timeline_.get(), *context->logger_);
+      Coordinator::Trace{context->timeline_.get(), context->relay_.get()}, *context->logger_);
   return context;
 }
 
-Context::~Context() = default;
+Context::~Context() {
+  if (coordinator_ != nullptr) leave();
+}
+
+void Context::leave() {
+  // While rank 0 still listens.
+  if (relay_ != nullptr) timeline_->flush();
+  coordinator_->leave();
+}
 
 std::shared_ptr<Work> Context::submit(Submission submission) {
   Request& request = submission.request;

@@ -16,6 +16,7 @@
 #include "data/data_plane.h"
 #include "engine/coordinator.h"
 #include "engine/timeline.h"
+#include "engine/trace_relay.h"
 
 namespace kolo::core {
 
@@ -57,7 +58,7 @@ class Context {
   Timeline* timeline() { return timeline_.get(); }
 
   /// As in the destructor: after it every submission fails. Thread-safe, idempotent.
-  void leave() { coordinator_->leave(); }
+  void leave();
 
  private:
   Context() = default;
@@ -66,6 +67,8 @@ class Context {
   Doorbell doorbell_;
   Planes planes_;
   Topology topology_;
+  /// On another host than rank 0's.
+  std::unique_ptr<TraceRelay> relay_;
   std::unique_ptr<Timeline> timeline_;
   std::mutex mutex_;
   std::map<std::pair<ChannelId, CollectiveKind>, std::int64_t> unnamed_;  // guarded by mutex_

@@ -42,7 +42,7 @@ std::string label(const Request& request) {
 
 }  // namespace
 
-Coordinator::Coordinator(const Config& config, Planes planes, Timeline* timeline,
+Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
                          spdlog::logger& logger)
     : config_(config),
       control_(planes.control),
@@ -50,7 +50,8 @@ Coordinator::Coordinator(const Config& config, Planes planes, Timeline* timeline
       planes_ring_(planes.control.rings() && planes.data.rings()),
       logger_(logger),
       rank_(planes.control.topology().rank),
-      trace_(timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*timeline)),
+      relay_(trace.relay),
+      trace_(trace.timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*trace.timeline)),
       executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));
   thread_ = std::thread([this] { run(); });
@@ -111,13 +112,18 @@ Result<bool> Coordinator::advance() {
   const Result<bool> answered = answer();
   if (!answered.ok()) return answered;
   const Result<bool> progressed = executor_.progress();
-  if (!progressed.ok()) return progressed;
+  if (!progressed.ok()) {
+    // It may be the consequence of another rank's failure, which has been told before.
+    (void)receive();
+    return progressed;
+  }
   if (Status status = report_stalls(Clock::now()); !status.ok()) return status;
   return taken.value() || received.value() || answered.value() || progressed.value();
 }
 
 /// Whether anything can come from other ranks that somebody waits for.
 bool Coordinator::expecting() const {
+  if (!failure_.empty()) return control_.sending();
   const bool waiting = std::ranges::any_of(channels_, [](const auto& entry) {
     const Channel& channel = entry.second;
     return !channel.pending.empty() ||
@@ -156,6 +162,7 @@ Result<bool> Coordinator::take_submissions() {
     }
     for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
   }
+  if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
     if (Status status = begin_leaving(); !status.ok()) return status;
   }
@@ -191,15 +198,24 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   channel.pending.emplace(request.name, std::move(submission));
 }
 
+/// What comes after Leave is lost: rank 0 may be gone.
+Status Coordinator::relay_trace() {
+  if (relay_ == nullptr || leaving_) return {};
+  for (std::string& lines : relay_->take()) {
+    if (Status status = send(0, TraceLines{std::move(lines)}); !status.ok()) return status;
+  }
+  return {};
+}
+
 Status Coordinator::begin_leaving() {
   leaving_ = true;
   std::set<int> leaders;
   for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
+  leaders.erase(rank_);
   for (const int leader : leaders) {
-    Status status = leader == rank_ ? handle(rank_, Leave{}) : send(leader, Leave{});
-    if (!status.ok()) return status;
+    if (Status status = send(leader, Leave{}); !status.ok()) return status;
   }
-  return {};
+  return handle(rank_, Leave{});
 }
 
 // ---- from other ranks ----
@@ -278,6 +294,11 @@ Status Coordinator::handle(int source, const Hello& /*hello*/) {
 
 Status Coordinator::handle(int source, const Welcome& /*welcome*/) {
   return Status::error(fmt::format("rank {} starts anew while the others are running", source));
+}
+
+Status Coordinator::handle(int /*source*/, const TraceLines& trace) {
+  if (trace_ != nullptr) trace_->relayed(trace.lines);
+  return {};
 }
 
 // ---- agreement ----

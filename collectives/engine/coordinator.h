@@ -44,6 +44,7 @@
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
 #include "engine/negotiator.h"
+#include "engine/trace_relay.h"
 #include "engine/work.h"
 #include "wire/messages.h"
 
@@ -58,8 +59,15 @@ class Coordinator {
     Doorbell& doorbell;
   };
 
-  /// Starts the thread. `timeline` may be null; all of these must outlive the coordinator.
-  Coordinator(const Config& config, Planes planes, Timeline* timeline, spdlog::logger& logger);
+  /// What is recorded, and, on another host than rank 0's, the relay that it goes through. May be
+  /// null.
+  struct Trace {
+    Timeline* timeline = nullptr;
+    TraceRelay* relay = nullptr;
+  };
+
+  /// Starts the thread. All of these must outlive the coordinator.
+  Coordinator(const Config& config, Planes planes, Trace trace, spdlog::logger& logger);
 
   /// Leaves.
   ~Coordinator();
@@ -90,6 +98,7 @@ class Coordinator {
   Result<bool> take_submissions();
   void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
   Status begin_leaving();
+  Status relay_trace();
 
   Result<bool> receive();
   Status handle(int source, const RequestList& list);
@@ -100,6 +109,7 @@ class Coordinator {
   Status handle(int source, const StallNotice& notice);
   Status handle(int source, const Hello& hello);
   Status handle(int source, const Welcome& welcome);
+  Status handle(int source, const TraceLines& trace);
 
   Result<bool> answer();
   Status release_members(ChannelId id, const Channel& channel);
@@ -123,6 +133,7 @@ class Coordinator {
   const bool planes_ring_;
   spdlog::logger& logger_;
   const int rank_;
+  TraceRelay* const relay_;
   std::unique_ptr<EngineTrace> trace_;
   Executor executor_;
 

@@ -7,11 +7,17 @@
 #include <vector>
 
 namespace kolo::core {
+namespace {
+
+/// A moment drawn as a slice, because an arrow begins in a slice.
+constexpr auto kMoment = std::chrono::nanoseconds(100);
+
+}  // namespace
 
 EngineTrace::EngineTrace(Timeline& timeline)
     : timeline_(timeline),
       negotiation_(timeline.add_track("negotiation")),
-      ready_(timeline.add_track("ready")),
+      ready_(timeline, "ready"),
       groups_(timeline, "collectives") {}
 
 void EngineTrace::negotiated(const Submission& submission, Clock::time_point now) {
@@ -30,21 +36,21 @@ void EngineTrace::ran(std::span<const Submission* const> group, std::size_t byte
                                 ? fmt::format("{} {}", kind, request.name)
                                 : fmt::format("{} of {} tensors", kind, group.size());
 
-  const Timeline::Track lane = groups_.pick(times.agreed, times.unpacked);
-  timeline_.slice(lane, title, times.agreed, times.unpacked,
+  timeline_.async_slice(negotiation_, "queue", times.agreed, times.started, {{"group", title}});
+  const Timeline::Track lane = groups_.pick(times.started, times.unpacked);
+  timeline_.slice(lane, title, times.started, times.unpacked,
                   {{"tensors", names},
                    {"bytes", bytes},
                    {"dtype", to_string(request.dtype)},
                    {"channel", group.front()->channel}});
-  timeline_.slice(lane, "queue", times.agreed, times.started);
   timeline_.slice(lane, "pack", times.started, times.packed);
   timeline_.slice(lane, "reduce", times.packed, times.reduced);
   timeline_.slice(lane, "unpack", times.reduced, times.unpacked);
   for (const Submission* submission : group) {
-    // A moment, but as a slice without length: an arrow begins in a slice.
-    const Clock::time_point ready = submission->submitted;
-    timeline_.slice(ready_, submission->request.name, ready, ready);
-    timeline_.arrow("ready", {ready_, ready}, {lane, times.packed});
+    const Clock::time_point begin = submission->submitted;
+    const Timeline::Track track = ready_.pick(begin, begin + kMoment);
+    timeline_.slice(track, submission->request.name, begin, begin + kMoment);
+    timeline_.arrow("ready", {track, begin}, {lane, times.packed});
   }
 }
 

@@ -23,13 +23,16 @@ class EngineTrace {
   /// A tensor was ready at `submission.submitted`, and all ranks have agreed on it now.
   void negotiated(const Submission& submission, Clock::time_point now);
 
+  /// Another rank's part of the trace.
+  void relayed(std::string_view lines) { timeline_.append(lines); }
+
   /// A group of all of these has run.
   void ran(std::span<const Submission* const> group, std::size_t bytes, const GroupTimes& times);
 
  private:
   Timeline& timeline_;
   const Timeline::Track negotiation_;
-  const Timeline::Track ready_;
+  Lanes ready_;
   Lanes groups_;
 };
 

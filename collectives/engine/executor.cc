@@ -1,5 +1,7 @@
 #include "engine/executor.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <utility>
@@ -9,7 +11,7 @@ namespace {
 
 /// Operations that one channel has in flight at most. All members start them in the same order, so
 /// the oldest unfinished one is in flight everywhere, and the limit cannot stop it.
-constexpr std::size_t kMostInFlight = 64;
+constexpr std::size_t kMostInFlight = 16;
 
 /// Bytes of fusion buffers that one channel has in flight at most, in units of the threshold.
 constexpr std::size_t kMostBuffersInFlight = 4;
@@ -204,8 +206,10 @@ bool Executor::idle() const {
 void Executor::fail(const std::string& error) {
   const auto complete = [&error](Group& group) {
     group.operation.reset();
-    for (AgreedSubmission& tensor : group.tensors) {
-      tensor.submission.work->complete(Status::error(error));
+    for (const AgreedSubmission& tensor : group.tensors) {
+      const Request& request = tensor.submission.request;
+      tensor.submission.work->complete(Status::error(
+          fmt::format("{} '{}': {}", to_string(request.kind), request.name, error)));
     }
   };
   for (auto& [id, channel] : channels_) {

@@ -3,10 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <system_error>
 
-#include "engine/trace_file.h"
 #include "engine/trace_writer.h"
 
 namespace kolo::core {
@@ -19,24 +17,16 @@ constexpr Timeline::Track kProcess{0};
 
 }  // namespace
 
-Result<std::unique_ptr<Timeline>> Timeline::open(const Options& options) {
-  Result<TraceFile> file = TraceFile::open(options.path, options.create);
-  if (!file.ok()) return file.status();
+Result<std::unique_ptr<Timeline>> Timeline::open(std::unique_ptr<TraceSink> sink,
+                                                 const Options& options) {
   try {
-    auto writer = std::make_unique<TraceWriter>(std::move(file).value(), options.backlog_limit,
-                                                options.on_error);
+    auto writer =
+        std::make_unique<TraceWriter>(std::move(sink), options.backlog_limit, options.on_error);
     return std::unique_ptr<Timeline>(new Timeline(options, std::move(writer)));
   } catch (const std::system_error& error) {
-    return Status::error(fmt::format("cannot start the thread that writes the timeline '{}': {}",
-                                     options.path, error.what()));
+    return Status::error(
+        fmt::format("cannot start the thread that writes the timeline: {}", error.what()));
   }
-}
-
-std::string Timeline::path_on_host(const std::string& path, int host) {
-  if (host == 0) return path;
-  std::filesystem::path result(path);
-  const std::string extension = result.extension().string();
-  return result.replace_extension(fmt::format("host{}{}", host, extension)).string();
 }
 
 Timeline::Timeline(const Options& options, std::unique_ptr<TraceWriter> writer)
@@ -92,6 +82,10 @@ void Timeline::arrow(std::string_view name, Place from, Place to) {
 void Timeline::counter(std::string_view name, TimePoint time, double value) {
   writer_->append(event('C', name, kProcess, time).args({{"value", value}}).line());
 }
+
+void Timeline::append(std::string_view lines) { writer_->append(lines); }
+
+void Timeline::flush() { writer_->flush(); }
 
 Status Timeline::status() const { return writer_->status(); }
 

@@ -2,9 +2,9 @@
 
 /// What every rank did when, as one Chrome trace that Perfetto and chrome://tracing open.
 ///
-/// Ranks are the trace's processes, tracks its threads. All ranks of a host append to one file, one
-/// event a line in an array without end, so that it can be opened while they run and after they
-/// were killed. Off is a null pointer.
+/// Ranks are the trace's processes, tracks its threads. All ranks of rank 0's host append to one file,
+/// one event a line in an array without end, so that it can be opened while they run and after they
+/// were killed. Ranks of other hosts send their lines to rank 0. Off is a null pointer.
 
 #include <atomic>
 #include <chrono>
@@ -19,6 +19,7 @@
 
 #include "base/status.h"
 #include "engine/trace_event.h"
+#include "engine/trace_sink.h"
 
 namespace kolo::core {
 
@@ -33,9 +34,6 @@ class Timeline {
   using Args = TraceArgs;
 
   struct Options {
-    std::string path;
-    /// Truncates and begins the file. One rank of each host does, before the others open it.
-    bool create = true;
     int rank = 0;
     std::string host;
     /// The moment, on rank 0's clock, that the trace calls 0; the same on all ranks.
@@ -59,11 +57,9 @@ class Timeline {
     TimePoint time;
   };
 
-  static Result<std::unique_ptr<Timeline>> open(const Options& options);
-
-  /// Where the ranks of a host write: `path` itself on rank 0's (0), `stem.hostK.extension` on
-  /// others.
-  static std::string path_on_host(const std::string& path, int host);
+  /// Fails when the thread that writes cannot be started.
+  static Result<std::unique_ptr<Timeline>> open(std::unique_ptr<TraceSink> sink,
+                                                const Options& options);
 
   /// Writes what is left.
   ~Timeline();
@@ -89,6 +85,12 @@ class Timeline {
 
   /// A value that holds from `time` on; drawn as a graph of its own.
   void counter(std::string_view name, TimePoint time, double value);
+
+  /// Lines of another rank's timeline.
+  void append(std::string_view lines);
+
+  /// Returns when all that was recorded before is in the sink.
+  void flush();
 
   /// The failure told to on_error. Nothing is recorded any more after one.
   Status status() const;

@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "base/status.h"
+#include "engine/trace_sink.h"
 
 namespace kolo::core {
 
@@ -14,17 +14,17 @@ namespace kolo::core {
 /// borders of pages only, so lines are laid out not to cross one: spaces go before a line that
 /// would. What cannot be laid out so (a line longer than a page) the next writer removes if it was
 /// cut.
-class TraceFile {
+class TraceFile final : public TraceSink {
  public:
   /// Opens a file that is there, or (`create`) empties it or makes it, and begins the array.
   static Result<TraceFile> open(const std::string& path, bool create);
 
   TraceFile(TraceFile&& other) noexcept;
   TraceFile& operator=(TraceFile&& other) = delete;
-  ~TraceFile();
+  ~TraceFile() override;
 
   /// Writes whole lines. After a failure the file ends with the last line that was written whole.
-  Status append(std::string_view lines);
+  Status append(std::string_view lines) override;
 
   const std::string& path() const { return path_; }
 

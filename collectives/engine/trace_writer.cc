@@ -34,9 +34,9 @@ class SignalsBlocked {
 
 }  // namespace
 
-TraceWriter::TraceWriter(TraceFile file, std::size_t backlog_limit,
+TraceWriter::TraceWriter(std::unique_ptr<TraceSink> sink, std::size_t backlog_limit,
                          std::function<void(const std::string&)> on_error)
-    : file_(std::move(file)), backlog_limit_(backlog_limit), on_error_(std::move(on_error)) {
+    : sink_(std::move(sink)), backlog_limit_(backlog_limit), on_error_(std::move(on_error)) {
   const SignalsBlocked blocked;
   thread_ = std::thread([this] { run(); });
   pthread_setname_np(thread_.native_handle(), "kolo-timeline");
@@ -72,17 +72,25 @@ void TraceWriter::append(std::string_view lines, Priority priority) {
   if (wake) wake_.notify_one();
 }
 
+void TraceWriter::flush() {
+  std::unique_lock lock(mutex_);
+  flush_ = true;
+  wake_.notify_one();
+  written_.wait(lock, [this] { return !status_.ok() || buffered_ + in_writing_ == 0; });
+  flush_ = false;
+}
+
 void TraceWriter::run() {
   std::unique_lock lock(mutex_);
   for (;;) {
     wake_.wait(lock, [this] { return stop_ || buffered_ > 0; });
-    wake_.wait_for(lock, kGather, [this] { return stop_ || buffered_ >= kMuch; });
+    wake_.wait_for(lock, kGather, [this] { return stop_ || flush_ || buffered_ >= kMuch; });
     if (buffered_ == 0) break;
     const Blocks blocks = std::exchange(blocks_, {});
     in_writing_ = std::exchange(buffered_, 0);
     for (const std::string& block : blocks) {
       lock.unlock();
-      const Status status = file_.append(block);
+      const Status status = sink_->append(block);
       lock.lock();
       if (!status.ok()) {
         lock.unlock();
@@ -90,10 +98,11 @@ void TraceWriter::run() {
       }
       in_writing_ -= block.size();
     }
+    written_.notify_all();
   }
   lock.unlock();
   // Removes a line that another process was killed in and nobody has written after.
-  if (const Status status = file_.append(""); !status.ok()) fail(status);
+  if (const Status status = sink_->append(""); !status.ok()) fail(status);
 }
 
 void TraceWriter::fail(const Status& status) {
@@ -102,6 +111,7 @@ void TraceWriter::fail(const Status& status) {
     status_ = status;
     blocks_.clear();
   }
+  written_.notify_all();
   if (on_error_) on_error_(status.message());
 }
 

@@ -1,11 +1,12 @@
 #pragma once
 
-/// From the threads that record to the file, without making them wait for it.
+/// From the threads that record to the sink, without making them wait for it.
 
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -13,7 +14,7 @@
 #include <vector>
 
 #include "base/status.h"
-#include "engine/trace_file.h"
+#include "engine/trace_sink.h"
 
 namespace kolo::core {
 
@@ -24,7 +25,7 @@ class TraceWriter {
   enum class Priority { MayBeDropped, Keep };
 
   /// Throws std::system_error when no thread can be started.
-  TraceWriter(TraceFile file, std::size_t backlog_limit,
+  TraceWriter(std::unique_ptr<TraceSink> sink, std::size_t backlog_limit,
               std::function<void(const std::string&)> on_error);
   TraceWriter(const TraceWriter&) = delete;
   TraceWriter& operator=(const TraceWriter&) = delete;
@@ -35,6 +36,9 @@ class TraceWriter {
   /// or when writing has failed.
   void append(std::string_view lines, Priority priority = Priority::MayBeDropped);
 
+  /// Returns when all that was appended before has been written, or writing has failed.
+  void flush();
+
   std::uint64_t dropped() const;
   Status status() const;
 
@@ -44,17 +48,19 @@ class TraceWriter {
   void run();
   void fail(const Status& status);
 
-  TraceFile file_;
+  const std::unique_ptr<TraceSink> sink_;
   const std::size_t backlog_limit_;
   const std::function<void(const std::string&)> on_error_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;
+  std::condition_variable written_;
   Blocks blocks_;               // recorded; not one string, which would be copied while it grows
   std::size_t buffered_ = 0;    // bytes in blocks_
   std::size_t in_writing_ = 0;  // bytes taken from blocks_ and not yet written
   std::uint64_t dropped_ = 0;
   Status status_;
+  bool flush_ = false;
   bool stop_ = false;
 
   std::thread thread_;

@@ -159,6 +159,8 @@ void message_fields(Visitor& visit, M& message) {
     visit(message.error);
     visit(message.clock_ns);
     visit(message.timeline_origin_ns);
+  } else if constexpr (std::is_same_v<Kind, TraceLines>) {
+    visit(message.lines);
   } else {
     static_assert(std::is_empty_v<Kind>);
   }

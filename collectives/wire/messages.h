@@ -103,7 +103,14 @@ struct Welcome {
   bool operator==(const Welcome&) const = default;
 };
 
+/// A rank on another host to rank 0, which keeps the timeline's file.
+struct TraceLines {
+  std::string lines;
+
+  bool operator==(const TraceLines&) const = default;
+};
+
 using Message = std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello,
-                             Welcome>;
+                             Welcome, TraceLines>;
 
 }  // namespace kolo::core

@@ -7,7 +7,8 @@
 
 namespace resnet_example {
 
-/// Seconds that one rank spent in the parts of its steps.
+/// Seconds that one rank spent in the parts of its steps. A GPU works on behind: there it is the
+/// time until the host went on.
 struct Phases {
   double data = 0;           ///< waiting for a batch
   double forward = 0;        ///< also the loss

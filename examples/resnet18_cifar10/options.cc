@@ -23,8 +23,6 @@ constexpr Choices<DatasetChoice> kDatasets = {{"auto", DatasetChoice::Auto},
                                               {"fashion-mnist", DatasetChoice::FashionMnist}};
 constexpr Choices<LrScaling> kScalings = {
     {"none", LrScaling::None}, {"sqrt", LrScaling::Sqrt}, {"linear", LrScaling::Linear}};
-constexpr Choices<ProgressStyle> kStyles = {
-    {"auto", ProgressStyle::Auto}, {"bar", ProgressStyle::Bar}, {"lines", ProgressStyle::Lines}};
 
 template <class Enum>
 Enum choice(const char* option, const std::string& text, Choices<Enum> choices) {
@@ -67,7 +65,6 @@ struct RawText {
   std::string data_dir;
   std::string lr_scaling;
   std::string lr_milestones;
-  std::string progress;
   std::string history;
   std::string checkpoint_dir;
   std::int64_t seed = 1;
@@ -131,7 +128,7 @@ po::options_description running_options(Options& o, RawText& raw) {
   auto add = group.add_options();
   add("threads", po::value(&o.threads)->value_name("N")->default_value(0),
       "LibTorch's threads on each rank (0: OMP_NUM_THREADS, or the host's cores shared among its "
-      "ranks).");
+      "ranks). The last bits of the numbers depend on it.");
   add("history", po::value(&raw.history)->value_name("FILE.csv"),
       "Write one line an epoch: loss, accuracy, speed, and the seconds that each part of the "
       "steps took.");
@@ -139,13 +136,11 @@ po::options_description running_options(Options& o, RawText& raw) {
       "Write a checkpoint after every epoch, and keep the newest two. On several hosts only rank 0 "
       "needs the folder.");
   add("resume", po::bool_switch(&o.resume),
-      "Go on from the newest checkpoint in --checkpoint-dir, to the same numbers as without the "
+      "Go on from the newest checkpoint in --checkpoint-dir, on CPUs to the same bits as without "
+      "the "
       "break; starts anew when there is none.");
-  add("progress", po::value(&raw.progress)->value_name("STYLE")->default_value("auto"),
-      "bar, lines, or auto: a bar on a terminal. mpirun hides the terminal from its ranks; say bar "
-      "there.");
   add("log-every", po::value(&o.log_every)->value_name("N")->default_value(10),
-      "Steps between two lines.");
+      "Steps between two lines of output; on a terminal there is a progress bar instead.");
   add("config", po::value(&raw.config)->value_name("FILE"),
       "Read options from a file of lines 'name = value'; the command line wins.");
   add("help,h", po::bool_switch(&o.help), "Print this text.");
@@ -230,7 +225,6 @@ Options parse_options(int argc, const char* const* argv) {
   }
   options.dataset = choice("dataset", raw.dataset, kDatasets);
   options.lr_scaling = choice("lr-scaling", raw.lr_scaling, kScalings);
-  options.progress = choice("progress", raw.progress, kStyles);
   options.lr_milestones = parse_milestones(raw.lr_milestones);
   options.data_dir = raw.data_dir;
   options.history = raw.history;
@@ -252,7 +246,7 @@ std::string help_text() {
           "  mpirun -np 4 resnet18_cifar10 --data-dir ~/cifar --epochs 100 --history run.csv\n"
           "                                        the whole schedule, figures of each epoch in a "
           "file\n"
-          "  resnet18_cifar10 --limit-train 2000 --limit-test 1000 --batch-size 32\n"
+          "  resnet18_cifar10 --limit-train 2000 --limit-test 1000 --batch-size 32 --lr 0.02\n"
           "                                        a first look within minutes on a small machine\n"
           "  resnet18_cifar10 --checkpoint-dir ckpt --resume\n"
           "                                        a run that can be broken off and started again\n"

@@ -18,7 +18,6 @@ class UsageError : public std::runtime_error {
 
 enum class DatasetChoice { Auto, Cifar10, FashionMnist };
 enum class LrScaling { None, Sqrt, Linear };
-enum class ProgressStyle { Auto, Bar, Lines };
 
 struct Options {
   bool help = false;
@@ -47,7 +46,6 @@ struct Options {
   std::filesystem::path checkpoint_dir = {};
   bool resume = false;
   int log_every = 10;
-  ProgressStyle progress = ProgressStyle::Auto;
 };
 
 /// @throws UsageError with a message that names the option, the value and what would be right.

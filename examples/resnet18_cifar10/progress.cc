@@ -11,13 +11,11 @@
 namespace resnet_example {
 namespace {
 
-constexpr int kDefaultColumns = 80;
 constexpr int kSmallestBar = 10;
 constexpr auto kRedrawInterval = std::chrono::milliseconds(100);
 constexpr const char* kClearLine = "\r\x1b[K";
 
-/// 0 for what is no terminal, and for the pseudo-terminal that mpirun gives its ranks as stdout
-/// even where its own output goes into a file.
+/// 0 for what is no terminal of a known width.
 int terminal_columns(std::FILE* stream) {
   winsize size{};
   if (::isatty(::fileno(stream)) == 0 || ::ioctl(::fileno(stream), TIOCGWINSZ, &size) != 0) {
@@ -26,19 +24,16 @@ int terminal_columns(std::FILE* stream) {
   return size.ws_col;
 }
 
-std::FILE* bar_stream(ProgressStyle style) {
-  if (style == ProgressStyle::Lines) return nullptr;
+/// mpirun gives its ranks a terminal as stdout when it has one itself, but never as stderr.
+std::FILE* bar_stream() {
   if (terminal_columns(stderr) > 0) return stderr;
-  if (terminal_columns(stdout) > 0 || style == ProgressStyle::Bar) return stdout;
-  return nullptr;
+  return terminal_columns(stdout) > 0 ? stdout : nullptr;
 }
 
 }  // namespace
 
-Progress::Progress(bool speaks, const Options& options)
-    : speaks_(speaks),
-      log_every_(options.log_every),
-      bar_(speaks ? bar_stream(options.progress) : nullptr) {}
+Progress::Progress(bool speaks, int log_every)
+    : speaks_(speaks), log_every_(log_every), bar_(speaks ? bar_stream() : nullptr) {}
 
 bool Progress::due(std::int64_t step, std::int64_t steps) const {
   if (!speaks_) return false;
@@ -52,8 +47,7 @@ void Progress::show(const StepStatus& status) {
     print(render_line(status));
     return;
   }
-  const int columns = terminal_columns(bar_);
-  fmt::print(bar_, "{}{}", kClearLine, render_bar(status, columns > 0 ? columns : kDefaultColumns));
+  fmt::print(bar_, "{}{}", kClearLine, render_bar(status, terminal_columns(bar_)));
   std::fflush(bar_);
   bar_visible_ = true;
   last_shown_ = Clock::now();
@@ -76,6 +70,10 @@ std::string render_count(std::int64_t count) {
     text.insert(text.begin() + i, ',');
   }
   return text;
+}
+
+std::string render_count(std::int64_t count, const char* noun) {
+  return fmt::format("{} {}{}", render_count(count), noun, count == 1 ? "" : "s");
 }
 
 std::string render_duration(double seconds) {
@@ -131,8 +129,8 @@ std::string render_summary(const std::string& dataset, std::int64_t batch_size,
     sum.communication += r.phases.communication;
     sum.optimizer += r.phases.optimizer;
   }
-  std::string text = fmt::format("\n{}, {} rank{} with batches of {}\n", dataset, last.ranks,
-                                 last.ranks == 1 ? "" : "s", batch_size);
+  std::string text = fmt::format("\n{}, {} with batches of {}\n", dataset,
+                                 render_count(last.ranks, "rank"), batch_size);
   auto row = [&](const char* name, const std::string& value) {
     text += fmt::format("  {:<26} {}\n", name, value);
   };

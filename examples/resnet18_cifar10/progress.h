@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "history.h"
-#include "options.h"
 
 namespace resnet_example {
 
@@ -23,11 +22,11 @@ struct StepStatus {
   double seconds_left = 0;
 };
 
-/// A bar that is redrawn in place on a terminal, or a line every --log-every steps.
+/// A bar that is redrawn in place on a terminal, and a line every `log_every` steps elsewhere.
 class Progress {
  public:
   /// Only the rank that `speaks` shows anything.
-  Progress(bool speaks, const Options& options);
+  Progress(bool speaks, int log_every);
 
   /// Whether show() is worth its price now: it needs the loss, and on a GPU that is a wait.
   bool due(std::int64_t step, std::int64_t steps) const;
@@ -56,6 +55,9 @@ std::string render_summary(const std::string& dataset, std::int64_t batch_size,
 
 /// 11,173,962.
 std::string render_count(std::int64_t count);
+
+/// 1 rank, 2 ranks.
+std::string render_count(std::int64_t count, const char* noun);
 
 /// 12 s, 3:05 min, 1:02:03 h.
 std::string render_duration(double seconds);

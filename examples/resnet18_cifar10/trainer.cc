@@ -65,7 +65,7 @@ Trainer::Trainer(const Options& options, const Dataset& dataset)
       optimizer_(sgd_, model_->named_parameters()),
       checkpoints_(options.checkpoint_dir, training_recipe(options, dataset, kolo::size()),
                    device_),
-      progress_(kolo::rank() == 0, options) {}
+      progress_(kolo::rank() == 0, options.log_every) {}
 
 void Trainer::run() {
   const int first_epoch = start();
@@ -193,18 +193,16 @@ void Trainer::evaluate(EpochRecord& record) {
 void Trainer::announce(int first_epoch) {
   const double full_lr =
       learning_rate(options_, kolo::size(), options_.warmup_epochs, 0, steps_per_epoch_);
-  progress_.print(
-      fmt::format("ResNet-18, {} parameters; {}, {} training and {} test images of {} channel{}",
-                  render_count(count_parameters(*model_)), dataset_.name,
-                  render_count(static_cast<std::int64_t>(dataset_.train.size())),
-                  render_count(static_cast<std::int64_t>(dataset_.test.size())),
-                  dataset_.channels(), dataset_.channels() == 1 ? "" : "s"));
-  progress_.print(fmt::format(
-      "{} rank{} on {} with {} thread{} each; {} images a step, {} steps an epoch, learning rate "
-      "{:.4g}",
-      kolo::size(), kolo::size() == 1 ? "" : "s", device_.is_cpu() ? "cpu" : "cuda",
-      torch::get_num_threads(), torch::get_num_threads() == 1 ? "" : "s",
-      options_.batch_size * kolo::size(), steps_per_epoch_, full_lr));
+  progress_.print(fmt::format("ResNet-18, {} parameters; {}, {} training and {} test images of {}",
+                              render_count(count_parameters(*model_)), dataset_.name,
+                              render_count(static_cast<std::int64_t>(dataset_.train.size())),
+                              render_count(static_cast<std::int64_t>(dataset_.test.size())),
+                              render_count(dataset_.channels(), "channel")));
+  progress_.print(fmt::format("{} on {} with {} each; {} a step, {} an epoch, learning rate {:.4g}",
+                              render_count(kolo::size(), "rank"), device_.is_cpu() ? "cpu" : "cuda",
+                              render_count(torch::get_num_threads(), "thread"),
+                              render_count(options_.batch_size * kolo::size(), "image"),
+                              render_count(steps_per_epoch_, "step"), full_lr));
   if (first_epoch > 0) {
     progress_.print(fmt::format("going on after epoch {} of {}", first_epoch, options_.epochs));
   } else if (options_.resume) {

@@ -32,7 +32,8 @@ struct DistributedOptimizerOptions {
 /// gradient on no rank keeps what it has, and an undefined gradient stays undefined.
 ///
 /// Options may be changed on the wrapper's param_groups() or on the inner optimizer's. save() and
-/// load() go to the inner optimizer. The inner optimizer must outlive the wrapper.
+/// load() go to the inner optimizer. The inner optimizer must outlive the wrapper. Bring the parameters
+/// to their device and dtype before wrapping: step() throws when they were converted later.
 ///
 /// Not thread-safe: as with any optimizer, one thread trains. All ranks must run the same number of
 /// synchronised backward passes per step; if they do not, each gets an error that says so.
@@ -59,6 +60,7 @@ class DistributedOptimizer : public torch::optim::Optimizer {
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;
 
+  /// With the options as they are now, wherever they were changed last.
   torch::optim::Optimizer& inner();
 
   /// While it lives, backward passes accumulate locally.

@@ -15,8 +15,8 @@ namespace kolo::core::scenarios {
 using Idle = std::function<void()>;
 
 /// Every kind of collective on each number of elements, in several channels, among all ranks and
-/// among some. Many are in flight at once; each rank starts the channels interleaved in its own way,
-/// and progresses in random order. Results are compared with a serial computation, bit by bit.
+/// among some. Many are in flight at once; each rank starts the channels interleaved in its own
+/// way, and progresses in random order. Results are compared with a serial computation, bit by bit.
 void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
                      const std::vector<std::int64_t>& counts, const Idle& idle);
 

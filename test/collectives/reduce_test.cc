@@ -74,7 +74,7 @@ INSTANTIATE_TEST_SUITE_P(All, FloatReduceTest, ::testing::ValuesIn(cases(true)),
 TEST_P(ReduceTest, AgreesWithTheOracle) {
   const oracle::Reduction r = reduction();
   for (const std::int64_t count : {0, 1, 3, 1023, 1024, 2051}) {
-    for (const std::size_t members : {1, 2, 3, 4}) {
+    for (const std::size_t members : {1U, 2U, 3U, 4U}) {
       const std::vector<Bytes> inputs = random_inputs(r.dtype, members, count);
       Bytes output(inputs.front().size());
       run(r, inputs, output);

@@ -179,8 +179,8 @@ TEST_P(CoordinatorTest, BlockingAllreduceWhileOthersAreInFlight) {
   });
 }
 
-// The metric is reduced over whole steps; evaluation comes between steps, and a broadcast right after
-// backward, before anything has been waited for.
+// The metric is reduced over whole steps; evaluation comes between steps, and a broadcast right
+// after backward, before anything has been waited for.
 TEST_P(CoordinatorTest, MetricsEvaluationAndBroadcastBetweenSteps) {
   job_.run([](Context& context) {
     const Set all = programs::world(context);

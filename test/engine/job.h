@@ -16,8 +16,8 @@ namespace kolo::core::job {
 
 class Job {
  public:
-  /// Ringing: messages wake the rank they are for. Silent: nothing rings, as over MPI, so that a rank
-  /// that does not look hears nothing; and messages from different ranks overtake each other.
+  /// Ringing: messages wake the rank they are for. Silent: nothing rings, as over MPI, so that a
+  /// rank that does not look hears nothing; and messages from different ranks overtake each other.
   enum class Planes { Ringing, Silent };
 
   explicit Job(int size, Planes planes = Planes::Ringing);
@@ -27,7 +27,8 @@ class Job {
   /// To be set before the ranks start. Those that take a rank are called on its thread.
   Config config;
   std::function<Config(int rank, Config)> change_config;
-  std::function<std::unique_ptr<ControlPlane>(int rank, std::unique_ptr<ControlPlane>)> wrap_control;
+  std::function<std::unique_ptr<ControlPlane>(int rank, std::unique_ptr<ControlPlane>)>
+      wrap_control;
   std::function<std::unique_ptr<DataPlane>(int rank, std::unique_ptr<DataPlane>)> wrap_data;
 
   Result<std::unique_ptr<Context>> create(int rank);

@@ -110,8 +110,8 @@ void Call::check() const {
     result.assign(gathered, gathered + right.size());
   }
   EXPECT_TRUE(oracle::same_values(recipe_.dtype, result, right))
-      << "rank " << rank_ << ": wrong result of " << to_string(recipe_.kind) << " '"
-      << recipe_.name << "' of " << recipe_.count << " " << to_string(recipe_.dtype) << ", op "
+      << "rank " << rank_ << ": wrong result of " << to_string(recipe_.kind) << " '" << recipe_.name
+      << "' of " << recipe_.count << " " << to_string(recipe_.dtype) << ", op "
       << to_string(recipe_.op);
 }
 

@@ -106,6 +106,8 @@ TEST(Render, Counts) {
   EXPECT_EQ(render_count(999), "999");
   EXPECT_EQ(render_count(1000), "1,000");
   EXPECT_EQ(render_count(11173962), "11,173,962");
+  EXPECT_EQ(render_count(1, "rank"), "1 rank");
+  EXPECT_EQ(render_count(2, "rank"), "2 ranks");
 }
 
 TEST(Render, BarsAreOneLineOfAnyWidth) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -20,18 +21,22 @@ class FailurePrinter final : public ::testing::EmptyTestEventListener {
  public:
   explicit FailurePrinter(int rank) : rank_(rank) {}
 
+  void OnTestStart(const ::testing::TestInfo& test) override {
+    name_ = std::string(test.test_suite_name()) + "." + test.name();
+  }
+  void OnTestEnd(const ::testing::TestInfo& /*test*/) override { name_.clear(); }
+
+  // GoogleTest holds its lock here: it cannot be asked for the test.
   void OnTestPartResult(const ::testing::TestPartResult& result) override {
     if (!result.failed()) return;
-    const auto* const test = ::testing::UnitTest::GetInstance()->current_test_info();
-    const std::string name =
-        test == nullptr ? "" : std::string(test->test_suite_name()) + "." + test->name() + ", ";
-    std::fprintf(stderr, "[rank %d] %s%s:%d: %s\n", rank_, name.c_str(),
+    std::fprintf(stderr, "[rank %d] %s %s:%d: %s\n", rank_, name_.c_str(),
                  result.file_name() == nullptr ? "?" : result.file_name(), result.line_number(),
                  result.message());
   }
 
  private:
   const int rank_;
+  std::string name_;
 };
 
 /// Makes each test end alike on all ranks, and not before all have got there.
@@ -43,14 +48,17 @@ class Agreement final : public ::testing::EmptyTestEventListener {
     enum Outcome : int { kFailed, kSkipped, kPassed };
     const ::testing::TestResult& result = *test.result();
     const int own = result.Failed() ? kFailed : result.Skipped() ? kSkipped : kPassed;
-    int worst = own;
-    const int code = MPI_Allreduce(&own, &worst, 1, MPI_INT, MPI_MIN, comm_.get());
+    const std::array<int, 2> mine = {own, -own};
+    std::array<int, 2> extremes = mine;
+    const int code = MPI_Allreduce(mine.data(), extremes.data(), 2, MPI_INT, MPI_MIN, comm_.get());
+    const int worst = extremes[0];
+    const int best = -extremes[1];
     if (const kolo::core::Status status = mpi::check(code, "MPI_Allreduce"); !status.ok()) {
       ADD_FAILURE() << status.message();
     } else if (worst == kFailed && own != kFailed) {
       ADD_FAILURE() << "failed on another rank";
-    } else if (worst == kSkipped && own == kPassed) {
-      ADD_FAILURE() << "skipped on another rank";
+    } else if (worst == kSkipped && best == kPassed) {
+      ADD_FAILURE() << (own == kSkipped ? "not skipped" : "skipped") << " on another rank";
     }
   }
 

@@ -1,4 +1,5 @@
 #include "engine/timeline.h"
+#include "engine/trace_file.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
@@ -27,8 +28,19 @@ namespace {
 using namespace std::chrono_literals;
 using TimePoint = Timeline::TimePoint;
 
-std::unique_ptr<Timeline> open_timeline(const Timeline::Options& options) {
-  Result<std::unique_ptr<Timeline>> timeline = Timeline::open(options);
+struct Options : Timeline::Options {
+  std::string path;
+  bool create = true;
+};
+
+std::unique_ptr<Timeline> open_timeline(const Options& options) {
+  Result<TraceFile> file = TraceFile::open(options.path, options.create);
+  if (!file.ok()) {
+    fmt::print(stderr, "{}\n", file.status().message());
+    std::abort();
+  }
+  Result<std::unique_ptr<Timeline>> timeline =
+      Timeline::open(std::make_unique<TraceFile>(std::move(file).value()), options);
   if (!timeline.ok()) {
     fmt::print(stderr, "{}\n", timeline.status().message());
     std::abort();
@@ -36,8 +48,8 @@ std::unique_ptr<Timeline> open_timeline(const Timeline::Options& options) {
   return std::move(timeline).value();
 }
 
-Timeline::Options options_for(const TemporaryPath& path) {
-  Timeline::Options options;
+Options options_for(const TemporaryPath& path) {
+  Options options;
   options.path = path.string();
   options.rank = 3;
   options.host = "node\"1";
@@ -138,7 +150,7 @@ TEST(Timeline, PairsAsyncSlicesAndArrowsById) {
 
 TEST(Timeline, BringsOtherHostsOntoTheClockOfRank0) {
   const TemporaryPath path;
-  Timeline::Options options = options_for(path);
+  Options options = options_for(path);
   options.origin = TimePoint(100s);
   options.clock_offset = 90s;  // this host was booted later
   {
@@ -163,20 +175,26 @@ TEST(Timeline, NeverWritesASliceThatEndsBeforeItBegins) {
   EXPECT_EQ(with_phase(events, "s").at(0)["ts"], with_phase(events, "f").at(0)["ts"]);
 }
 
-TEST(Timeline, NamesTheFilesOfOtherHosts) {
-  EXPECT_EQ(Timeline::path_on_host("out/t.json", 0), "out/t.json");
-  EXPECT_EQ(Timeline::path_on_host("out/t.json", 2), "out/t.host2.json");
-  EXPECT_EQ(Timeline::path_on_host("out.d/t", 1), "out.d/t.host1");
-}
+TEST(Timeline, FlushesToItsSink) {
+  class Collecting final : public TraceSink {
+   public:
+    explicit Collecting(std::string& text) : text_(text) {}
+    Status append(std::string_view lines) override {
+      text_ += lines;
+      return {};
+    }
 
-TEST(Timeline, ReportsABadPath) {
-  const TemporaryPath path;
-  Timeline::Options options = options_for(path);
-  options.path = "/nowhere/t.json";
-  const auto timeline = Timeline::open(options);
-  ASSERT_FALSE(timeline.ok());
-  EXPECT_EQ(timeline.status().message(),
-            "cannot create the timeline '/nowhere/t.json': No such file or directory");
+   private:
+    std::string& text_;
+  };
+  std::string text;
+  Result<std::unique_ptr<Timeline>> timeline =
+      Timeline::open(std::make_unique<Collecting>(text), Timeline::Options());
+  ASSERT_TRUE(timeline.ok());
+  timeline.value()->append("{\"of\":\"another rank\"},\n");
+  timeline.value()->flush();
+  EXPECT_NE(text.find("another rank"), std::string::npos);
+  timeline.value()->flush();
 }
 
 TEST(Timeline, RecordsOnManyThreads) {
@@ -214,7 +232,7 @@ TEST(Timeline, RecordsOnManyThreads) {
 TEST(Timeline, CountsWhatItDrops) {
   constexpr std::uint64_t kEvents = 2000;
   const TemporaryPath path;
-  Timeline::Options options = options_for(path);
+  Options options = options_for(path);
   options.backlog_limit = 20'000;
   std::uint64_t dropped = 0;
   {
@@ -241,7 +259,7 @@ TEST(Timeline, TellsOnceThatTheDiskIsFull) {
     const rlimit limit{20'000, 20'000};
     ::setrlimit(RLIMIT_FSIZE, &limit);
     std::atomic<int> told = 0;
-    Timeline::Options options = options_for(path);
+    Options options = options_for(path);
     std::string message;
     options.on_error = [&](const std::string& text) {
       message = text;
@@ -271,7 +289,7 @@ TEST(Timeline, TellsOnceThatTheDiskIsFull) {
 
 TEST(Timeline, LosesLittleWhenItsProcessIsKilled) {
   const TemporaryPath path;
-  Timeline::Options options = options_for(path);
+  Options options = options_for(path);
   { const auto creator = open_timeline(options); }
   options.create = false;
   options.origin = std::chrono::steady_clock::now();

@@ -1,0 +1,360 @@
+// Planes that fail, ranks that stall or do not fit together, and ranks with nothing to do, as
+// threads.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <array>
+#include <atomic>
+#include <barrier>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "job.h"
+#include "programs.h"
+#include "support/threads.h"
+
+namespace kolo::core {
+namespace {
+
+using job::error_of;
+using job::Job;
+using programs::Call;
+using programs::Set;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class FailuresTest : public ::testing::TestWithParam<Job::Planes> {
+ protected:
+  using Body = std::function<void(Context&, int rank, std::barrier<>&)>;
+
+  /// The body meets the others, outside of Kolo, wherever it says so.
+  static void run(Job& job, const Body& body) {
+    std::barrier<> meeting(job.size());
+    job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest,
+                         ::testing::Values(Job::Planes::Ringing, Job::Planes::Silent),
+                         [](const auto& test) {
+                           return test.param == Job::Planes::Silent ? "silent" : "ringing";
+                         });
+
+// ---- broken planes ----
+
+/// What a rank says when rank `faulty` has failed. It may also have seen a third one give up first.
+::testing::Matcher<std::string> reason_on(int rank, int faulty, const std::string& reason) {
+  if (rank == faulty) return HasSubstr(reason);
+  return ::testing::AnyOf(HasSubstr(fmt::format("rank {} has failed: {}", faulty, reason)),
+                          HasSubstr("gave up"));
+}
+
+enum class At { Start, Progress };
+
+/// Fails the operation with this number, for the reason "cable cut".
+class FaultyData final : public job::ForwardingData {
+ public:
+  FaultyData(std::unique_ptr<DataPlane> plane, std::uint64_t number, At at)
+      : ForwardingData(std::move(plane)), number_(number), at_(at) {}
+
+  Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    if (collective.sequence != number_) return ForwardingData::start(collective);
+    if (at_ == At::Start) return Status::error("cable cut");
+    return std::unique_ptr<Operation>(std::make_unique<Faulty>());
+  }
+
+ private:
+  struct Faulty final : Operation {
+    Result<Progress> progress() override { return Status::error("cable cut"); }
+  };
+
+  const std::uint64_t number_;
+  const At at_;
+};
+
+TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {
+  for (const At at : {At::Start, At::Progress}) {
+    for (int faulty = 0; faulty < 3; ++faulty) {
+      Job job(3, GetParam());
+      job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+        return rank != faulty ? std::move(plane)
+                              : std::make_unique<FaultyData>(std::move(plane), 5, at);
+      };
+      run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+        const Set all = programs::world(context);
+        for (int i = 0; i < 5; ++i) programs::run(context, all, {.name = "good"});
+        const Call sixth(context, all, {.name = "sixth"});
+        const std::string error = error_of(sixth.work());
+        EXPECT_THAT(error, AllOf(HasSubstr("'sixth'"), reason_on(rank, faulty, "cable cut")));
+        // It lasts.
+        const std::string reason = error.substr(error.find(": "));
+        const Call next(context, all, {.name = "next"});
+        EXPECT_THAT(error_of(next.work()), AllOf(HasSubstr("'next'"), HasSubstr(reason)));
+        meeting.arrive_and_wait();
+        const Call last(context, all, {.name = "last"});
+        EXPECT_THAT(error_of(last.work()), AllOf(HasSubstr("'last'"), HasSubstr(reason)));
+      });
+    }
+  }
+}
+
+// Nobody may wait for a rank that has failed on the way out.
+TEST_P(FailuresTest, DataPlaneFailsWhileRanksLeave) {
+  for (int faulty = 0; faulty < 3; ++faulty) {
+    for (std::uint64_t number = 0; number < 6; ++number) {
+      Job job(3, GetParam());
+      job.config.fusion_threshold = 0;
+      job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+        return rank != faulty
+                   ? std::move(plane)
+                   : std::make_unique<FaultyData>(std::move(plane), number, At::Progress);
+      };
+      run(job, [](Context& context, int, std::barrier<>&) {
+        for (int i = 0; i < 6; ++i) {
+          const Call call(context, programs::world(context), {.name = fmt::format("t{}", i)});
+        }
+        context.leave();
+      });
+    }
+  }
+}
+
+// Rank 0 belongs to no operation that fails, and hears of it when it wants something.
+TEST_P(FailuresTest, FailureInASetReachesTheOthers) {
+  Job job(3, GetParam());
+  job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+    return rank != 2 ? std::move(plane)
+                     : std::make_unique<FaultyData>(std::move(plane), 0, At::Start);
+  };
+  run(job, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set pair = programs::add_set(context, "pair", {1, 2});
+    if (rank > 0) {
+      const Call call(context, pair, {.name = "t"});
+      EXPECT_THAT(error_of(call.work()), reason_on(rank, 2, "cable cut"));
+    }
+    meeting.arrive_and_wait();
+    const Call call(context, programs::world(context), {.name = "all"});
+    EXPECT_THAT(error_of(call.work()), reason_on(rank, 2, "cable cut"));
+  });
+}
+
+/// Counts the looks for messages, and can be broken.
+class Control final : public job::ForwardingControl {
+ public:
+  struct Probe {
+    std::atomic<int> looks = 0;
+    std::atomic<bool> broken = false;
+  };
+
+  Control(std::unique_ptr<ControlPlane> plane, Probe& probe)
+      : ForwardingControl(std::move(plane)), probe_(probe) {}
+
+  Result<std::optional<Envelope>> receive() override {
+    ++probe_.looks;
+    if (probe_.broken) return Status::error("deaf");
+    return ForwardingControl::receive();
+  }
+
+ private:
+  Probe& probe_;
+};
+
+TEST_P(FailuresTest, ControlPlaneFailsOnOneRank) {
+  for (int faulty = 0; faulty < 3; ++faulty) {
+    Job job(3, GetParam());
+    std::array<Control::Probe, 3> probes;
+    job.wrap_control = [&](int rank, std::unique_ptr<ControlPlane> plane) {
+      auto& probe = probes[static_cast<std::size_t>(rank)];
+      return std::make_unique<Control>(std::move(plane), probe);
+    };
+    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      programs::run(context, all, {.name = "good"});
+      meeting.arrive_and_wait();
+      Control::Probe& probe = probes[static_cast<std::size_t>(rank)];
+      probe.broken = rank == faulty;
+      const Call call(context, all, {.name = "bad"});
+      EXPECT_THAT(error_of(call.work()), reason_on(rank, faulty, "deaf"));
+      // A broken plane is no reason not to rest.
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      const int looks = probe.looks;
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      EXPECT_EQ(probe.looks, looks) << "rank " << rank;
+      meeting.arrive_and_wait();
+    });
+  }
+}
+
+// ---- rest ----
+
+TEST_P(FailuresTest, RestsWhenIdle) {
+  Job job(3, GetParam());
+  std::array<Control::Probe, 3> probes;
+  job.wrap_control = [&](int rank, std::unique_ptr<ControlPlane> plane) {
+    auto& probe = probes[static_cast<std::size_t>(rank)];
+    return std::make_unique<Control>(std::move(plane), probe);
+  };
+  run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    programs::run_in_random_order(context, all, 20, 1);
+    meeting.arrive_and_wait();
+    // Until the last of them has gone to sleep.
+    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    const std::atomic<int>& looks = probes[static_cast<std::size_t>(rank)].looks;
+    const int before = looks;
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    EXPECT_EQ(looks, before) << "rank " << rank;
+
+    // A rank that has submitted nothing rests also while others wait for it.
+    meeting.arrive_and_wait();
+    if (rank != 0) {
+      const Call call(context, all, {.name = "t"});
+      meeting.arrive_and_wait();
+      call.check();
+    } else {
+      std::this_thread::sleep_for(std::chrono::milliseconds(200));
+      const int asked = looks;
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+      EXPECT_EQ(looks, asked);
+      meeting.arrive_and_wait();
+      programs::run(context, all, {.name = "t"});
+    }
+  });
+}
+
+// ---- stalls ----
+
+TEST_P(FailuresTest, WarnsOfStalls) {
+  for (int late = 0; late < 3; late += 2) {
+    Job job(3, GetParam());
+    job.config.stall_warning = std::chrono::milliseconds(200);
+    ::testing::internal::CaptureStderr();
+    run(job, [&](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      programs::run(context, all, {.name = "before"});
+      if (rank == late) std::this_thread::sleep_for(std::chrono::milliseconds(1600));
+      const Call first(context, all, {.name = "first"});
+      programs::run(context, all, {.name = "second", .kind = CollectiveKind::Barrier});
+      first.check();
+    });
+    const std::string log = ::testing::internal::GetCapturedStderr();
+    EXPECT_THAT(log, AllOf(HasSubstr("stalled"), HasSubstr("allreduce 'first'"),
+                           HasSubstr("barrier 'second'")));
+    if (late == 0) {
+      EXPECT_THAT(log, HasSubstr("rank 0 has not submitted"));
+    } else {
+      EXPECT_THAT(log, HasSubstr("[kolo rank 0] warning: stalled: rank(s) 2 have not submitted"));
+    }
+  }
+}
+
+TEST_P(FailuresTest, GivesUpOnStalls) {
+  for (int late = 0; late < 3; ++late) {
+    Job job(3, GetParam());
+    job.config.stall_abort = std::chrono::milliseconds(200);
+    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      if (rank == late) meeting.arrive_and_wait();
+      const Call call(context, all, {.name = "t"});
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'t'"), HasSubstr("given up"),
+                                               HasSubstr(fmt::format("{}", late))));
+      if (rank != late) meeting.arrive_and_wait();
+      // With a leader that did not answer, nothing is certain any more.
+      if (late != 0) programs::run(context, all, {.name = "t"});
+    });
+  }
+}
+
+// ---- ranks that do not fit together ----
+
+/// Each rank's error; all must fail to start.
+std::vector<std::string> errors_of_start(Job& job) {
+  std::vector<std::string> errors(static_cast<std::size_t>(job.size()));
+  testing::run_ranks(job.size(), [&](int rank) {
+    const Result<std::unique_ptr<Context>> context = job.create(rank);
+    ASSERT_FALSE(context.ok());
+    errors[static_cast<std::size_t>(rank)] = context.status().message();
+  });
+  return errors;
+}
+
+TEST_P(FailuresTest, SettingsDiffer) {
+  Job job(3, GetParam());
+  job.change_config = [](int rank, Config config) {
+    if (rank == 2) config.fusion_threshold = 4096;
+    return config;
+  };
+  EXPECT_THAT(errors_of_start(job), ::testing::Each(AllOf(HasSubstr("KOLO_FUSION_THRESHOLD"),
+                                                          HasSubstr("rank 0 has 67108864"),
+                                                          HasSubstr("rank 2 has 4096"))));
+}
+
+TEST_P(FailuresTest, TimelineOnSomeRanksOnly) {
+  Job job(3, GetParam());
+  job.change_config = [](int rank, Config config) {
+    if (rank == 1) config.timeline = ::testing::TempDir() + "/kolo-some-ranks.json";
+    return config;
+  };
+  EXPECT_THAT(errors_of_start(job),
+              ::testing::Each(AllOf(HasSubstr("KOLO_TIMELINE"), HasSubstr("rank 1"))));
+}
+
+TEST_P(FailuresTest, TimelineCannotBeOpened) {
+  Job job(3, GetParam());
+  job.config.timeline = "/no/such/folder/timeline.json";
+  EXPECT_THAT(errors_of_start(job), ::testing::Each(HasSubstr("/no/such/folder/timeline.json")));
+}
+
+/// As a build with another wire format speaks and hears.
+class OtherVersion final : public job::ForwardingControl {
+ public:
+  using ForwardingControl::ForwardingControl;
+
+  Status send(int destination, std::span<const std::byte> bytes) override {
+    std::vector<std::byte> changed(bytes.begin(), bytes.end());
+    changed.front() = std::byte{77};
+    return ForwardingControl::send(destination, changed);
+  }
+  Result<std::optional<Envelope>> receive() override {
+    Result<std::optional<Envelope>> envelope = ForwardingControl::receive();
+    if (envelope.ok() && envelope.value()) envelope.value()->bytes.front() = std::byte{77};
+    return envelope;
+  }
+};
+
+TEST_P(FailuresTest, BuildsDiffer) {
+  for (int other = 0; other < 3; ++other) {
+    Job job(3, GetParam());
+    job.wrap_control = [&](int rank, std::unique_ptr<ControlPlane> plane) {
+      return rank != other ? std::move(plane) : std::make_unique<OtherVersion>(std::move(plane));
+    };
+    EXPECT_THAT(errors_of_start(job), ::testing::Each(HasSubstr("same build of Kolo")));
+  }
+}
+
+TEST_P(FailuresTest, TimelineNamesTensors) {
+  const std::string path = ::testing::TempDir() + fmt::format("/kolo-engine-{}.json", getpid());
+  Job job(2, GetParam());
+  job.config.timeline = path;
+  run(job, [](Context& context, int, std::barrier<>&) {
+    programs::run_in_random_order(context, programs::world(context), 20, 1);
+  });
+  std::stringstream text;
+  text << std::ifstream(path).rdbuf();
+  EXPECT_THAT(text.str(), AllOf(HasSubstr("negotiation"), HasSubstr("\"t7\""), HasSubstr("reduce"),
+                                HasSubstr("allreduce")));
+  std::filesystem::remove(path);
+}
+
+}  // namespace
+}  // namespace kolo::core

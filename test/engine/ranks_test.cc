@@ -1,0 +1,342 @@
+// Ranks that leave, fail, disagree or are late, with ranks as threads. Every error must be there
+// within 5 seconds.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <array>
+#include <barrier>
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "job.h"
+#include "programs.h"
+
+namespace kolo::core {
+namespace {
+
+using job::error_of;
+using job::Job;
+using programs::Call;
+using programs::Recipe;
+using programs::Set;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class RanksTest : public ::testing::TestWithParam<Job::Planes> {
+ protected:
+  /// A job of `size` ranks that meet, outside of Kolo, wherever the body says so.
+  void run(int size, const std::function<void(Context&, int rank, std::barrier<>&)>& body) {
+    Job job(size, GetParam());
+    prepare_(job);
+    std::barrier<> meeting(size);
+    job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
+  }
+
+  std::function<void(Job&)> prepare_ = [](Job&) {};
+};
+
+INSTANTIATE_TEST_SUITE_P(Planes, RanksTest,
+                         ::testing::Values(Job::Planes::Ringing, Job::Planes::Silent),
+                         [](const auto& test) {
+                           return test.param == Job::Planes::Silent ? "silent" : "ringing";
+                         });
+
+std::shared_ptr<Work> refuse(Context& context, const std::string& name, const std::string& reason) {
+  Submission submission;
+  submission.request.name = name;
+  submission.request.refusal = reason;
+  return context.submit(std::move(submission));
+}
+
+// ---- leaving ----
+
+TEST_P(RanksTest, LeavesWhileOthersWait) {
+  for (int leaver = 0; leaver < 3; ++leaver) {
+    run(3, [leaver](Context& context, int rank, std::barrier<>& meeting) {
+      if (rank != leaver) {
+        const Call call(context, programs::world(context), {.name = "lonely"});
+        meeting.arrive_and_wait();
+        EXPECT_THAT(error_of(call.work()),
+                    AllOf(HasSubstr("'lonely'"), HasSubstr(fmt::format("rank {}", leaver))));
+      } else {
+        meeting.arrive_and_wait();
+      }
+    });
+  }
+}
+
+TEST_P(RanksTest, SubmitsAfterAnotherHasLeft) {
+  run(3, [](Context& context, int rank, std::barrier<>& meeting) {
+    if (rank == 1) {
+      std::jthread leaving([&] { context.leave(); });
+      meeting.arrive_and_wait();
+      return leaving.join();
+    }
+    meeting.arrive_and_wait();
+    for (int i = 0; i < 3; ++i) {
+      const Call call(context, programs::world(context), {.name = fmt::format("late{}", i)});
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'late"), HasSubstr("rank 1")));
+    }
+  });
+}
+
+TEST_P(RanksTest, OthersGoOnWithoutTheOneThatHasLeft) {
+  run(3, [](Context& context, int rank, std::barrier<>&) {
+    const Set rest = programs::add_set(context, "rest", {1, 2});
+    if (rank == 0) return;
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      programs::run_in_random_order(context, rest, 5, seed);
+    }
+  });
+}
+
+TEST_P(RanksTest, LeavesWithOperationsPending) {
+  for (std::uint64_t seed = 0; seed < 30; ++seed) {
+    std::array<std::vector<bool>, 3> ended;
+    run(3, [&](Context& context, int rank, std::barrier<>&) {
+      std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
+      std::vector<Call> calls;
+      for (int i = 0; i < 5; ++i) {
+        calls.emplace_back(context, programs::world(context),
+                           Recipe{.name = fmt::format("t{}", i)});
+        if (own() % 4 == 0) break;
+      }
+      context.leave();
+      for (const Call& call : calls) {
+        ASSERT_TRUE(call.work().done());
+        const bool ok = call.work().wait().ok();
+        if (ok) call.check();
+        ended[static_cast<std::size_t>(rank)].push_back(ok);
+      }
+    });
+    // What one rank completed, all did.
+    for (std::size_t i = 0; i < 5; ++i) {
+      std::size_t completed = 0;
+      for (const auto& rank : ended) completed += i < rank.size() && rank[i] ? 1U : 0U;
+      EXPECT_TRUE(completed == 0 || completed == 3) << "seed " << seed << ", t" << i;
+    }
+  }
+}
+
+TEST_P(RanksTest, LeaveInAnyOrderAndAtAnyTime) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    run(4, [seed](Context& context, int rank, std::barrier<>&) {
+      std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
+      programs::run_in_random_order(context, programs::world(context), 3, seed);
+      std::this_thread::sleep_for(std::chrono::microseconds(own() % 2000));
+    });
+  }
+}
+
+// Agreed on, but perhaps not known everywhere when ranks leave.
+TEST_P(RanksTest, LeavesWhileASetIsBeingMade) {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    run(3, [seed](Context& context, int rank, std::barrier<>&) {
+      const auto made = programs::add_set_async(context, "pair", {1, 2});
+      if (seed % 3 == static_cast<unsigned>(rank)) return;
+      if (!made->wait().ok() || rank == 0) return;
+      // The other member may have left without ever having used the set.
+      const Set pair{.channel = made->outcome().new_channel, .ranks = {1, 2}};
+      const Call call(context, pair, {.name = "t"});
+      EXPECT_TRUE(job::ends_soon(call.work()));
+      if (seed % 3 == 0) return;
+      EXPECT_THAT(error_of(call.work()), HasSubstr("has shut down"));
+    });
+  }
+}
+
+TEST_P(RanksTest, SubmitsAfterItsOwnLeave) {
+  run(2, [](Context& context, int, std::barrier<>&) {
+    context.leave();
+    context.leave();
+    const Call call(context, programs::world(context), {.name = "t"});
+    EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'t'"), HasSubstr("shutdown")));
+  });
+}
+
+TEST_P(RanksTest, ComesAndGoesManyTimes) {
+  for (std::uint64_t i = 0; i < 100; ++i) {
+    run(3, [i](Context& context, int, std::barrier<>&) {
+      if (i % 2 == 0) programs::run(context, programs::world(context), {.name = "t", .seed = i});
+    });
+  }
+}
+
+// ---- refusals and mismatches ----
+
+TEST_P(RanksTest, OneIsRefusedWhileOthersWait) {
+  for (int refused = 0; refused < 3; ++refused) {
+    run(3, [refused](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      if (rank != refused) {
+        const Call call(context, all, {.name = "t"});
+        meeting.arrive_and_wait();
+        EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'t'"), HasSubstr("too sparse"),
+                                                 HasSubstr(fmt::format("rank {}", refused))));
+      } else {
+        meeting.arrive_and_wait();
+        EXPECT_THAT(error_of(*refuse(context, "t", "too sparse")), HasSubstr("too sparse"));
+      }
+      // Nothing is broken, and the name is free.
+      meeting.arrive_and_wait();
+      programs::run(context, all, {.name = "t"});
+    });
+  }
+}
+
+// The leader submits nothing more, but others come late and must hear of it.
+TEST_P(RanksTest, LeaderIsRefusedBeforeOthersSubmit) {
+  run(3, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    if (rank == 0) {
+      EXPECT_FALSE(refuse(context, "t", "too sparse")->wait().ok());
+    }
+    for (int late = 1; late < 3; ++late) {
+      meeting.arrive_and_wait();
+      if (rank != late) continue;
+      std::this_thread::sleep_for(std::chrono::milliseconds(30));
+      const Call call(context, all, {.name = "t"});
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("too sparse"), HasSubstr("rank 0")));
+    }
+    meeting.arrive_and_wait();
+    programs::run(context, all, {.name = "t"});
+  });
+}
+
+TEST_P(RanksTest, LeaderFailedBeforeTheLastSubmits) {
+  run(3, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    if (rank == 2) meeting.arrive_and_wait();
+    const Call call(context, all, {.name = "t", .count = rank == 1 ? 2 : 1});
+    EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("shape"), HasSubstr("rank 0 has [1]"),
+                                             HasSubstr("rank 1 has [2]")));
+    if (rank != 2) meeting.arrive_and_wait();
+    programs::run(context, all, {.name = "t"});
+  });
+}
+
+// Until it submits, a leader need not listen; then everybody gets an answer.
+TEST_P(RanksTest, LeaderSubmitsLater) {
+  run(3, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    if (rank == 0) {
+      meeting.arrive_and_wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    }
+    std::vector<Call> calls;
+    for (std::uint64_t i = 0; i < 20; ++i) {
+      const std::string name = fmt::format("t{}", i);
+      calls.emplace_back(context, all, programs::random_recipe(name, i, all));
+    }
+    if (rank != 0) meeting.arrive_and_wait();
+    for (const Call& call : calls) call.check();
+  });
+}
+
+TEST_P(RanksTest, Mismatches) {
+  const std::vector<std::pair<Recipe, std::string>> cases = {
+      {{.kind = CollectiveKind::Broadcast}, "operation differs: rank 0 has allreduce, rank 1 has"},
+      {{.dtype = DataType::Int32}, "dtype differs: rank 0 has float32, rank 1 has int32"},
+      {{.op = ReduceOp::Max}, "reduce op differs: rank 0 has Sum, rank 1 has Max"},
+      {{.prescale = 2}, "prescale differs: rank 0 has 1, rank 1 has 2"},
+      {{.postscale = 2}, "postscale differs: rank 0 has 1, rank 1 has 2"},
+      {{.count = 7}, "shape differs: rank 0 has [1], rank 1 has [7]"}};
+  run(2, [&cases](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    for (const auto& [other, words] : cases) {
+      // One after the other, so that rank 0 is the first.
+      if (rank == 1) meeting.arrive_and_wait();
+      Recipe recipe = rank == 1 ? other : Recipe{};
+      recipe.name = "layer";
+      const Call call(context, all, recipe);
+      if (rank == 0) meeting.arrive_and_wait();
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'layer'"), HasSubstr(words)));
+    }
+    programs::run(context, all, {.name = "layer"});
+  });
+}
+
+TEST_P(RanksTest, NameInUse) {
+  run(2, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    if (rank == 1) meeting.arrive_and_wait();
+    const Call first(context, all, {.name = "t"});
+    if (rank == 0) {
+      const Call second(context, all, {.name = "t", .seed = 5});
+      EXPECT_THAT(error_of(second.work()), AllOf(HasSubstr("'t'"), HasSubstr("twice")));
+      meeting.arrive_and_wait();
+    }
+    first.check();
+  });
+}
+
+TEST_P(RanksTest, NonsenseIsRefusedOnAllRanks) {
+  run(2, [](Context& context, int rank, std::barrier<>&) {
+    const Set all = programs::world(context);
+    const auto nan = std::numeric_limits<double>::quiet_NaN();
+    const std::vector<Recipe> recipes = {
+        {.name = "bool", .dtype = DataType::Bool, .op = ReduceOp::Average},
+        {.name = "scaled", .dtype = DataType::Int8, .prescale = 2},
+        {.name = "nan", .postscale = nan}};
+    for (Recipe recipe : recipes) {
+      // The other rank's call is all right.
+      if (rank == 0) recipe = {.name = recipe.name, .dtype = recipe.dtype};
+      const Call call(context, all, recipe);
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr(recipe.name), HasSubstr("rank 1")));
+    }
+  });
+}
+
+// ---- process sets ----
+
+TEST_P(RanksTest, SetOfOthers) {
+  run(3, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set pair = programs::add_set(context, "pair", {0, 1});
+    if (rank == 2) {
+      const Call call(context, pair, {.name = "t"});
+      EXPECT_THAT(error_of(call.work()),
+                  AllOf(HasSubstr("'t'"), HasSubstr("rank 2 is not a member")));
+    }
+    meeting.arrive_and_wait();
+    if (rank < 2) programs::run(context, pair, {.name = "t"});
+  });
+}
+
+TEST_P(RanksTest, BadSets) {
+  run(3, [](Context& context, int rank, std::barrier<>&) {
+    const std::vector<std::pair<std::vector<int>, std::string>> bad = {
+        {{}, "at least one"},
+        {{1, 0}, "ascending"},
+        {{1, 1}, "distinct"},
+        {{0, 3}, "3 does not exist"},
+        {{-1, 0}, "-1 does not exist"}};
+    for (const auto& [ranks, words] : bad) {
+      EXPECT_THAT(error_of(*programs::add_set_async(context, "bad", ranks)), HasSubstr(words));
+    }
+    const auto differing = programs::add_set_async(context, "differing", {0, rank == 2 ? 2 : 1});
+    EXPECT_THAT(error_of(*differing),
+                AllOf(HasSubstr("list of ranks"), HasSubstr("[0, 1]"), HasSubstr("[0, 2]")));
+    // One is bad by itself, the others are not.
+    const auto one = programs::add_set_async(context, "one", {0, rank == 1 ? 9 : 1});
+    EXPECT_THAT(error_of(*one), AllOf(HasSubstr("9 does not exist"), HasSubstr("rank 1")));
+
+    const Set all = programs::add_set(context, "all", {0, 1, 2});
+    Submission nested;
+    nested.channel = all.channel;
+    nested.request.name = "nested";
+    nested.request.kind = CollectiveKind::AddProcessSet;
+    nested.request.shape = {0, 1};
+    EXPECT_THAT(error_of(*context.submit(std::move(nested))), HasSubstr("within another set"));
+    programs::run(context, all, {.name = "t"});
+  });
+}
+
+}  // namespace
+}  // namespace kolo::core

@@ -1,0 +1,149 @@
+// One rank of a program whose life life_test.py looks at: its first argument says how it lives.
+
+#include <kolo/kolo.h>
+#include <mpi.h>
+#include <torch/torch.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <map>
+#include <stdexcept>
+#include <string>
+
+namespace {
+
+/// The rank that does not do as the others.
+constexpr int kOther = 1;
+
+std::string argument;  // the second one
+
+void print(const std::string& line) {
+  std::printf("%s\n", line.c_str());
+  std::fflush(stdout);
+}
+
+bool mpi_is_initialized() {
+  int flag = 0;
+  MPI_Initialized(&flag);
+  return flag != 0;
+}
+
+void reduce_and_report() {
+  const auto sum = kolo::allreduce(torch::ones({3}), {.name = "x", .op = kolo::ReduceOp::Sum});
+  print(c10::str("rank ", kolo::rank(), " of ", kolo::size(), ", local ", kolo::local_rank(),
+                 " of ", kolo::local_size(), ", cross ", kolo::cross_rank(), " of ",
+                 kolo::cross_size(), ", ", kolo::local_device(), ", sum ", sum[0].item<int>(),
+                 ", MPI ", mpi_is_initialized() ? "on" : "off"));
+}
+
+/// Without shutdown, too.
+int plain() {
+  kolo::init();
+  reduce_and_report();
+  return 0;
+}
+
+int shut_down() {
+  kolo::shutdown();
+  kolo::init();
+  reduce_and_report();
+  kolo::shutdown();
+  kolo::shutdown();
+  print(kolo::is_initialized() ? "running" : "ended");
+  return 0;
+}
+
+int use_before_init() {
+  const std::map<std::string, std::function<void()>> calls = {
+      {"rank", [] { kolo::rank(); }},
+      {"local_device", [] { kolo::local_device(); }},
+      {"allreduce", [] { kolo::allreduce(torch::ones({1})); }},
+      {"add_process_set", [] { kolo::add_process_set({0}); }},
+      {"broadcast_parameters", [] { kolo::broadcast_parameters(*torch::nn::Linear(1, 1), 0); }},
+      {"DistributedOptimizer", [] {
+         torch::nn::Linear model(1, 1);
+         torch::optim::SGD sgd(model->parameters(), 0.1);
+         kolo::DistributedOptimizer(sgd, model->named_parameters());
+       }}};
+  for (const auto& [name, call] : calls) {
+    try {
+      call();
+      print(name + ": nothing");
+    } catch (const kolo::Error& error) {
+      print(name + ": " + error.what());
+    }
+  }
+  return 0;
+}
+
+/// MPI of the program's own, started with the level that the argument names.
+int own_mpi() {
+  const std::map<std::string, int> levels = {{"single", MPI_THREAD_SINGLE},
+                                             {"funneled", MPI_THREAD_FUNNELED},
+                                             {"serialized", MPI_THREAD_SERIALIZED},
+                                             {"multiple", MPI_THREAD_MULTIPLE}};
+  int level = 0;
+  MPI_Init_thread(nullptr, nullptr, levels.at(argument), &level);
+  const bool enough = level >= MPI_THREAD_SERIALIZED;
+  print(enough ? "level is enough" : "level is too low");
+  try {
+    kolo::init();
+    reduce_and_report();
+    kolo::shutdown();
+  } catch (const kolo::Error& error) {
+    print(error.what());
+  }
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Finalize();
+  print(c10::str("finalized ", rank));
+  return 0;
+}
+
+/// All but one wait for it in an all-reduce.
+int others_wait(const std::function<int()>& one) {
+  kolo::init();
+  kolo::barrier();
+  if (kolo::rank() == kOther) return one();
+  reduce_and_report();
+  return 0;
+}
+
+/// A setting that only one rank has.
+int set_on_one_rank() {
+  const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  if (rank != nullptr && std::atoi(rank) == kOther) setenv(argument.c_str(), "12345", 1);
+  kolo::init();
+  return 0;
+}
+
+int run(const std::string& life) {
+  if (life == "plain") return plain();
+  if (life == "shut-down") return shut_down();
+  if (life == "use-before-init") return use_before_init();
+  if (life == "own-mpi") return own_mpi();
+  if (life == "exit") return others_wait([]() -> int { std::exit(std::atoi(argument.c_str())); });
+  if (life == "return") return others_wait([] { return std::atoi(argument.c_str()); });
+  if (life == "throw" || life == "throw-uncaught") {
+    return others_wait([]() -> int { throw std::runtime_error("this rank has had enough"); });
+  }
+  if (life == "set-on-one-rank") return set_on_one_rank();
+  print("no such life: " + life);
+  return 2;
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const std::string life = count > 1 ? arguments[1] : "";
+  if (count > 2) argument = arguments[2];
+  torch::set_num_threads(1);
+  if (life == "throw-uncaught") return run(life);
+  try {
+    return run(life);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 1;
+  }
+}

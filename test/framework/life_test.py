@@ -1,0 +1,146 @@
+"""How programs with Kolo start and end, alone and under mpirun.
+
+Called with the paths of mpirun and of life_program, then unittest's own arguments.
+"""
+
+import os
+import subprocess
+import sys
+import unittest
+
+MPIRUN = sys.argv.pop(1)
+PROGRAM = sys.argv.pop(1)
+
+# A job that hangs is given up after this time; none comes near it otherwise.
+SECONDS = 60
+
+MPI_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+}
+
+
+def run(command, settings):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_")}
+    return subprocess.run(command, env={**environment, **settings}, text=True, timeout=SECONDS,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+
+
+def alone(*arguments, **settings):
+    return run([PROGRAM, *arguments], settings)
+
+
+def ranks(count, *arguments, **settings):
+    # As from a shell that is not a rank itself.
+    return run([MPIRUN, "-np", str(count), "--bind-to", "none", PROGRAM, *arguments],
+               {**MPI_ENVIRONMENT, **settings})
+
+
+class LifeTest(unittest.TestCase):
+    def lines(self, done):
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return sorted(done.stdout.splitlines())
+
+    def fails(self, done, *parts):
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        for part in parts:
+            self.assertIn(part, done.stdout + done.stderr)
+
+
+class Alone(LifeTest):
+    line = "rank 0 of 1, local 0 of 1, cross 0 of 1, cpu, sum 1, MPI off"
+
+    def test_mpi_is_not_started(self):
+        self.assertEqual(self.lines(alone("plain")), [self.line])
+
+    def test_shutdown(self):
+        self.assertEqual(self.lines(alone("shut-down")), ["ended", self.line])
+
+    def test_use_before_init(self):
+        lines = self.lines(alone("use-before-init"))
+        self.assertEqual(len(lines), 6)
+        for line in lines:
+            self.assertIn("Kolo is not running: call kolo::init() first", line)
+
+
+class Settings(LifeTest):
+    def test_bad_values(self):
+        for name, value, accepted in [("KOLO_FUSION_THRESHOLD", "many", "64MiB"),
+                                      ("KOLO_FUSION_THRESHOLD", "-1", "64MiB"),
+                                      ("KOLO_LOG_LEVEL", "loud", "warning"),
+                                      ("KOLO_STALL_WARNING_SECONDS", "soon", "0.5"),
+                                      ("KOLO_STALL_ABORT_SECONDS", "", "0.5")]:
+            with self.subTest(name=name, value=value):
+                self.fails(alone("plain", **{name: value}), "kolo::init()", f"{name}='{value}'",
+                           accepted)
+
+    def test_timeline_that_cannot_be_written(self):
+        path = "/no-such-folder/timeline.json"
+        self.fails(alone("plain", KOLO_TIMELINE=path), "kolo::init()", path)
+        self.fails(ranks(2, "plain", KOLO_TIMELINE=path), "kolo::init()", path, "rank 0")
+
+    def test_unknown_variables(self):
+        self.fails(alone("plain", KOLO_CYCLE_TIME="5"), "KOLO_CYCLE_TIME is not a setting",
+                   "KOLO_FUSION_THRESHOLD")
+        self.fails(ranks(2, "plain", KOLO_CYCLE_TIME="5"), "KOLO_CYCLE_TIME is not a setting")
+
+    def test_settings_that_differ_between_ranks(self):
+        self.fails(ranks(3, "set-on-one-rank", "KOLO_FUSION_THRESHOLD"),
+                   "KOLO_FUSION_THRESHOLD differs", "rank 0 has", "rank 1 has 12345")
+
+    def test_a_bad_setting_on_one_rank(self):
+        self.fails(ranks(3, "set-on-one-rank", "KOLO_LOG_LEVEL"), "KOLO_LOG_LEVEL='12345'")
+
+
+class Ranks(LifeTest):
+    def expected(self, count):
+        return [f"rank {rank} of {count}, local {rank} of {count}, cross 0 of 1, cpu, sum {count},"
+                " MPI on" for rank in range(count)]
+
+    def test_without_shutdown(self):
+        for count in (1, 2, 3):
+            self.assertEqual(self.lines(ranks(count, "plain")), self.expected(count))
+
+    def test_shutdown(self):
+        self.assertEqual(self.lines(ranks(2, "shut-down")), ["ended"] * 2 + self.expected(2))
+
+    def test_mpi_of_the_program(self):
+        for level in ("single", "funneled", "serialized", "multiple"):
+            with self.subTest(level=level):
+                lines = self.lines(ranks(2, "own-mpi", level))
+                self.assertEqual([line for line in lines if line.startswith("finalized")],
+                                 ["finalized 0", "finalized 1"])
+                if "level is enough" in lines:
+                    self.assertIn(self.expected(2)[1], lines)
+                else:
+                    self.assertNotIn(level, ("serialized", "multiple"))
+                    errors = [line for line in lines if "MPI was initialised before Kolo" in line]
+                    self.assertEqual(len(errors), 2)
+                    self.assertIn("MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE", errors[0])
+
+
+class Ends(LifeTest):
+    """One rank ends while the others wait for it."""
+
+    left = "allreduce 'x': rank 1 has shut down Kolo (or ended) without taking part"
+
+    def test_exit(self):
+        for status in ("0", "1"):
+            self.fails(ranks(3, "exit", status), self.left)
+
+    def test_return(self):
+        for status in ("0", "1"):
+            self.fails(ranks(3, "return", status), self.left)
+
+    def test_exception_that_main_catches(self):
+        self.fails(ranks(3, "throw"), "this rank has had enough", self.left)
+
+    def test_exception_that_main_does_not_catch(self):
+        self.fails(ranks(3, "throw-uncaught"), "this rank has had enough", "rank 1")
+
+
+if __name__ == "__main__":
+    unittest.main()
