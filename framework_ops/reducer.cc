@@ -359,7 +359,7 @@ void DistributedOptimizer::Reducer::finish_rounds() {
 bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   std::vector<Word> words;
   try {
-    words = hear(std::exchange(words_, {}).value());
+    words = hear(*words_);
   } catch (const Error& broken) {
     error = broken.what();
   }

@@ -108,7 +108,7 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   const bool alone_;
   std::vector<Parameter> parameters_;
   std::weak_ptr<Backward> backward_;
-  /// Of a round that has begun: all ranks' closing words.
+  /// Of the round that has begun last: all ranks' closing words.
   std::optional<Work> words_;
   std::optional<core::Timeline::Track> track_;
 

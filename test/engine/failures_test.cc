@@ -97,7 +97,9 @@ TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {
         const std::string error = error_of(sixth.work());
         EXPECT_THAT(error, AllOf(HasSubstr("'sixth'"), reason_on(rank, faulty, "cable cut")));
         // It lasts.
-        const std::string reason = error.substr(error.find(": "));
+        const std::size_t reason_at = error.find(": ");
+        ASSERT_NE(reason_at, std::string::npos);
+        const std::string reason = error.substr(reason_at);
         const Call next(context, all, {.name = "next"});
         EXPECT_THAT(error_of(next.work()), AllOf(HasSubstr("'next'"), HasSubstr(reason)));
         meeting.arrive_and_wait();
@@ -108,24 +110,47 @@ TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {
   }
 }
 
+/// Its operations fail once `cut` is set, and do not end before.
+class CutData final : public job::ForwardingData {
+ public:
+  CutData(std::unique_ptr<DataPlane> plane, const std::atomic<bool>& cut)
+      : ForwardingData(std::move(plane)), cut_(cut) {}
+
+  Result<std::unique_ptr<Operation>> start(const Collective& /*collective*/) override {
+    return std::unique_ptr<Operation>(std::make_unique<Endless>(cut_));
+  }
+
+ private:
+  struct Endless final : Operation {
+    explicit Endless(const std::atomic<bool>& cut) : cut_(cut) {}
+    Result<Progress> progress() override {
+      if (cut_) return Status::error("cable cut");
+      return Progress::Waiting;
+    }
+    const std::atomic<bool>& cut_;
+  };
+
+  const std::atomic<bool>& cut_;
+};
+
 // Nobody may wait for a rank that has failed on the way out.
 TEST_P(FailuresTest, DataPlaneFailsWhileRanksLeave) {
   for (int faulty = 0; faulty < 3; ++faulty) {
-    for (std::uint64_t number = 0; number < 6; ++number) {
-      Job job(3, GetParam());
-      job.config.fusion_threshold = 0;
-      job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
-        return rank != faulty
-                   ? std::move(plane)
-                   : std::make_unique<FaultyData>(std::move(plane), number, At::Progress);
-      };
-      run(job, [](Context& context, int, std::barrier<>&) {
-        for (int i = 0; i < 6; ++i) {
-          const Call call(context, programs::world(context), {.name = fmt::format("t{}", i)});
-        }
-        context.leave();
-      });
-    }
+    std::atomic<bool> cut = false;
+    Job job(3, GetParam());
+    job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+      return rank != faulty ? std::move(plane) : std::make_unique<CutData>(std::move(plane), cut);
+    };
+    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      const Call call(context, all, {.name = "t"});
+      programs::run(context, all, {.name = "agreed", .kind = CollectiveKind::Barrier});
+      std::jthread leaving([&] { context.leave(); });
+      meeting.arrive_and_wait();
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      cut = true;
+      EXPECT_THAT(error_of(call.work()), reason_on(rank, faulty, "cable cut"));
+    });
   }
 }
 

@@ -14,8 +14,7 @@
 namespace kolo::core::job {
 namespace {
 
-/// Delivers messages of each sender in order, those of different senders in random order, and each
-/// after some looks that find nothing.
+/// Delivers messages of each sender in order, but keeps some senders' back for a while.
 class SilentControl final : public ForwardingControl {
  public:
   SilentControl(std::unique_ptr<ControlPlane> plane, std::uint64_t seed)
@@ -26,22 +25,30 @@ class SilentControl final : public ForwardingControl {
       Result<std::optional<Envelope>> envelope = ForwardingControl::receive();
       if (!envelope.ok()) return envelope.status();
       if (!envelope.value()) break;
-      const int source = envelope.value()->source;
-      arrived_[source].push_back(std::move(*envelope.value()));
+      Sender& sender = senders_[envelope.value()->source];
+      if (sender.arrived.empty() && random_() % 2 == 0) sender.looks = random_() % 20;
+      sender.arrived.push_back(std::move(*envelope.value()));
     }
-    if (arrived_.empty() || random_() % 4 == 0) return std::optional<Envelope>();
-    const auto index = static_cast<std::ptrdiff_t>(random_() % arrived_.size());
-    const auto source = std::next(arrived_.begin(), index);
-    std::optional<Envelope> next(std::move(source->second.front()));
-    source->second.pop_front();
-    if (source->second.empty()) arrived_.erase(source);
-    return next;
+    for (auto& [rank, sender] : senders_) {
+      if (sender.arrived.empty() || sender.looks-- > 0) continue;
+      sender.looks = 0;
+      std::optional<Envelope> next(std::move(sender.arrived.front()));
+      sender.arrived.pop_front();
+      return next;
+    }
+    return std::optional<Envelope>();
   }
   bool rings() const override { return false; }
 
  private:
+  struct Sender {
+    std::deque<Envelope> arrived;
+    /// That find nothing yet.
+    std::uint64_t looks = 0;
+  };
+
   std::mt19937_64 random_;
-  std::map<int, std::deque<Envelope>> arrived_;
+  std::map<int, Sender> senders_;
 };
 
 class SilentData final : public ForwardingData {
@@ -52,9 +59,10 @@ class SilentData final : public ForwardingData {
 
 }  // namespace
 
-Job::Job(int size, Planes planes)
+Job::Job(int size, Planes planes, std::uint64_t seed)
     : size_(size),
       kind_(planes),
+      seed_(seed),
       control_hub_(InprocControlHub::create(size)),
       data_hub_(InprocDataHub::create(size)) {}
 
@@ -66,7 +74,7 @@ Result<std::unique_ptr<Context>> Job::create(int rank) {
     planes.control = control_hub_->connect(rank, doorbell);
     planes.data = data_hub_->connect(rank, doorbell);
     if (silent) {
-      const auto seed = static_cast<std::uint64_t>(rank);
+      const std::uint64_t seed = seed_ + static_cast<unsigned>(rank);
       planes.control = std::make_unique<SilentControl>(std::move(planes.control), seed);
       planes.data = std::make_unique<SilentData>(std::move(planes.data));
     }

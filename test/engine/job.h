@@ -20,7 +20,8 @@ class Job {
   /// rank that does not look hears nothing; and messages from different ranks overtake each other.
   enum class Planes { Ringing, Silent };
 
-  explicit Job(int size, Planes planes = Planes::Ringing);
+  /// `seed`: of the order in which silent messages arrive.
+  explicit Job(int size, Planes planes = Planes::Ringing, std::uint64_t seed = 0);
 
   int size() const { return size_; }
 
@@ -39,6 +40,7 @@ class Job {
  private:
   const int size_;
   const Planes kind_;
+  const std::uint64_t seed_;
   /// Rung by silent planes; nobody waits for it.
   Doorbell unheard_;
   std::shared_ptr<InprocControlHub> control_hub_;

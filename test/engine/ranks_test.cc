@@ -11,8 +11,10 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "job.h"
@@ -33,13 +35,16 @@ class RanksTest : public ::testing::TestWithParam<Job::Planes> {
  protected:
   /// A job of `size` ranks that meet, outside of Kolo, wherever the body says so.
   void run(int size, const std::function<void(Context&, int rank, std::barrier<>&)>& body) {
-    Job job(size, GetParam());
+    Job job(size, GetParam(), ++jobs_);
     prepare_(job);
     std::barrier<> meeting(size);
     job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
   }
 
   std::function<void(Job&)> prepare_ = [](Job&) {};
+
+ private:
+  std::uint64_t jobs_ = 0;
 };
 
 INSTANTIATE_TEST_SUITE_P(Planes, RanksTest,
@@ -97,31 +102,66 @@ TEST_P(RanksTest, OthersGoOnWithoutTheOneThatHasLeft) {
   });
 }
 
+/// Rests after each message, so that others come in between.
+class SlowControl final : public job::ForwardingControl {
+ public:
+  using ForwardingControl::ForwardingControl;
+
+  Status send(int destination, std::span<const std::byte> bytes) override {
+    Status status = ForwardingControl::send(destination, bytes);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return status;
+  }
+};
+
+/// Submits some of five operations, and leaves. Whether each has been completed rather than failed.
+std::vector<bool> submit_and_leave(Context& context, const Set& set, std::uint64_t seed) {
+  std::mt19937_64 own(seed * 8 + static_cast<unsigned>(context.topology().rank));
+  std::vector<Call> calls;
+  for (int i = 0; i < 5; ++i) {
+    calls.emplace_back(context, set, Recipe{.name = fmt::format("t{}", i)});
+    if (own() % 8 == 0) break;
+  }
+  context.leave();
+  std::vector<bool> completed(5);
+  for (std::size_t i = 0; i < calls.size(); ++i) {
+    EXPECT_TRUE(calls[i].work().done());
+    completed[i] = calls[i].work().wait().ok();
+    if (completed[i]) calls[i].check();
+  }
+  return completed;
+}
+
+// What one rank completes, all do.
 TEST_P(RanksTest, LeavesWithOperationsPending) {
-  for (std::uint64_t seed = 0; seed < 30; ++seed) {
-    std::array<std::vector<bool>, 3> ended;
-    run(3, [&](Context& context, int rank, std::barrier<>&) {
-      std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
-      std::vector<Call> calls;
-      for (int i = 0; i < 5; ++i) {
-        calls.emplace_back(context, programs::world(context),
-                           Recipe{.name = fmt::format("t{}", i)});
-        if (own() % 4 == 0) break;
-      }
-      context.leave();
-      for (const Call& call : calls) {
-        ASSERT_TRUE(call.work().done());
-        const bool ok = call.work().wait().ok();
-        if (ok) call.check();
-        ended[static_cast<std::size_t>(rank)].push_back(ok);
-      }
-    });
-    // What one rank completed, all did.
-    for (std::size_t i = 0; i < 5; ++i) {
-      std::size_t completed = 0;
-      for (const auto& rank : ended) completed += i < rank.size() && rank[i] ? 1U : 0U;
-      EXPECT_TRUE(completed == 0 || completed == 3) << "seed " << seed << ", t" << i;
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    if (seed == 40) {
+      prepare_ = [](Job& job) {
+        job.wrap_control = [](int, std::unique_ptr<ControlPlane> plane) {
+          return std::make_unique<SlowControl>(std::move(plane));
+        };
+      };
     }
+    std::array<std::vector<bool>, 3> completed;
+    run(3, [&](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      completed[static_cast<std::size_t>(rank)] = submit_and_leave(context, all, seed);
+    });
+    EXPECT_EQ(completed[0], completed[1]) << "seed " << seed;
+    EXPECT_EQ(completed[0], completed[2]) << "seed " << seed;
+  }
+}
+
+// Rank 0, which lets everybody go, knows nothing of what the pair does.
+TEST_P(RanksTest, LeavesWithOperationsOfASetPending) {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
+    std::array<std::vector<bool>, 3> completed;
+    run(3, [&](Context& context, int rank, std::barrier<>&) {
+      const Set pair = programs::add_set(context, "pair", {1, 2});
+      if (rank == 0) return;
+      completed[static_cast<std::size_t>(rank)] = submit_and_leave(context, pair, seed);
+    });
+    EXPECT_EQ(completed[1], completed[2]) << "seed " << seed;
   }
 }
 
