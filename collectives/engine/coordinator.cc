@@ -212,8 +212,10 @@ Status Coordinator::begin_leaving() {
   std::set<int> leaders;
   for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
   leaders.erase(rank_);
+  // Who leaves because of a failure must not look like the cause of it.
+  const Message farewell = failure_.empty() ? Message(Leave{}) : Message(Failure{failure_});
   for (const int leader : leaders) {
-    if (Status status = send(leader, Leave{}); !status.ok()) return status;
+    if (Status status = send(leader, farewell); !status.ok()) return status;
   }
   return handle(rank_, Leave{});
 }

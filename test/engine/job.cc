@@ -26,7 +26,7 @@ class SilentControl final : public ForwardingControl {
       if (!envelope.ok()) return envelope.status();
       if (!envelope.value()) break;
       Sender& sender = senders_[envelope.value()->source];
-      if (sender.arrived.empty() && random_() % 2 == 0) sender.looks = random_() % 20;
+      if (sender.arrived.empty() && random_() % 2 == 0) sender.looks = random_() % 6;
       sender.arrived.push_back(std::move(*envelope.value()));
     }
     for (auto& [rank, sender] : senders_) {
