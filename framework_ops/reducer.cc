@@ -317,9 +317,10 @@ void DistributedOptimizer::Reducer::require_hooks() const {
     if (torch::autograd::impl::try_get_grad_accumulator(parameter.tensor) == parameter.accumulator) {
       continue;
     }
-    throw Error(c10::str("'", parameter.name, "' was converted to another dtype or device after its "
-                         "optimizer was wrapped in a DistributedOptimizer: call to() first, then wrap "
-                         "the optimizer"));
+    throw Error(c10::str("'", parameter.name,
+                         "' was converted or loaded after its optimizer was wrapped in a "
+                         "DistributedOptimizer: call to() first, or load first, then wrap the "
+                         "optimizer"));
   }
 }
 

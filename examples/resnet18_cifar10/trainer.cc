@@ -62,18 +62,18 @@ Trainer::Trainer(const Options& options, const Dataset& dataset)
       device_(kolo::local_device()),
       model_(make_model(options, dataset, device_)),
       sgd_(model_->parameters(), sgd_options(options)),
-      optimizer_(sgd_, model_->named_parameters()),
       checkpoints_(options.checkpoint_dir, training_recipe(options, dataset, kolo::size()),
                    device_),
+      first_epoch_(start()),
+      optimizer_(sgd_, model_->named_parameters()),
       progress_(kolo::rank() == 0, options.log_every) {}
 
 void Trainer::run() {
-  const int first_epoch = start();
-  announce(first_epoch);
+  announce(first_epoch_);
   std::optional<History> history;  // on rank 0
-  on_rank_0([&] { history.emplace(options_.history, first_epoch); });
+  on_rank_0([&] { history.emplace(options_.history, first_epoch_); });
   std::vector<EpochRecord> records;
-  for (int epoch = first_epoch; epoch < options_.epochs; ++epoch) {
+  for (int epoch = first_epoch_; epoch < options_.epochs; ++epoch) {
     EpochRecord record = train_epoch(epoch);
     average_batch_norm_statistics();
     evaluate(record);
@@ -83,22 +83,23 @@ void Trainer::run() {
     records.push_back(record);
   }
   if (records.empty()) {
-    progress_.print(fmt::format("nothing to do: {} epochs are done", first_epoch));
+    progress_.print(fmt::format("nothing to do: {} epochs are done", first_epoch_));
   } else {
     progress_.print(render_summary(dataset_.name, options_.batch_size, records));
   }
 }
 
-/// Returns the number of epochs that are done already.
+/// Before the optimizer is wrapped, because loading gives the parameters new memory. Returns the number
+/// of epochs that are done already.
 int Trainer::start() {
   int epochs_done = 0;
   if (options_.resume) {
-    epochs_done = checkpoints_.load(*model_, optimizer_);
+    epochs_done = checkpoints_.load(*model_, sgd_);
   } else {
     checkpoints_.require_empty_folder();
   }
   kolo::broadcast_parameters(*model_, 0);
-  kolo::broadcast_optimizer_state(optimizer_, 0);
+  kolo::broadcast_optimizer_state(sgd_, 0);
   return epochs_done;
 }
 

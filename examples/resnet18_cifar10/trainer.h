@@ -42,8 +42,9 @@ class Trainer {
 
   ResNet18 model_;
   torch::optim::SGD sgd_;
-  kolo::DistributedOptimizer optimizer_;
   Checkpoints checkpoints_;
+  const int first_epoch_;
+  kolo::DistributedOptimizer optimizer_;
   Progress progress_;
 };
 

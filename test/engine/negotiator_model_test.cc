@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <compare>
+#include <cstdint>
 #include <map>
 #include <random>
 #include <set>
@@ -23,7 +25,7 @@ struct Reply {
   std::string name;
   bool ok = false;
 
-  bool operator==(const Reply&) const = default;
+  auto operator<=>(const Reply&) const = default;
 };
 
 std::ostream& operator<<(std::ostream& out, const Reply& reply) {
@@ -74,9 +76,11 @@ class Model {
   };
 
   bool ended(const Operation& operation) const {
-    std::set<std::size_t> in = left_;
-    in.insert(operation.by.begin(), operation.by.end());
-    return in.size() == size_;
+    std::size_t in = 0;
+    for (std::size_t member = 0; member < size_; ++member) {
+      if (left_.contains(member) || operation.by.contains(member)) ++in;
+    }
+    return in == size_;
   }
 
   void settle(const std::string& name, Operation& operation) {
@@ -107,7 +111,7 @@ class Game {
         submit(random_() % in_use_.size());
       }
       ASSERT_EQ(negotiator_.expects_members(), model_.expects_members());
-      if (random_() % 3 == 0) compare();
+      if (random_() % 8 == 0) compare();
     }
     compare();
     expect_same_order();
@@ -147,9 +151,11 @@ class Game {
         ASSERT_EQ(in_use_[member].erase(reply.name), 1U);
       }
       // A departure fails many at once, in no particular order.
-      ASSERT_TRUE(std::ranges::is_permutation(seen_[member], model_.replies[member]))
-          << ::testing::PrintToString(seen_[member]) << " is not "
-          << ::testing::PrintToString(model_.replies[member]);
+      std::vector<Reply> seen = seen_[member];
+      std::vector<Reply> right = model_.replies[member];
+      std::ranges::sort(seen);
+      std::ranges::sort(right);
+      ASSERT_EQ(seen, right);
     }
   }
 
