@@ -174,7 +174,7 @@ TEST_P(ExecutorTest, CompletesInAnyOrderWithinItsLimits) {
 
 // Buffers as large as the threshold, of which there may be four.
 TEST(Executor, FullBuffers) {
-  for (const std::size_t threshold : {1024, 1 << 20}) {
+  for (const std::size_t threshold : {1024U, 1U << 20}) {
     FakePlane plane(1);
     Executor executor(plane, threshold, nullptr);
     executor.add_channel(kWorldChannel, {0}, 0);

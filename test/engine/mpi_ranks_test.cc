@@ -75,12 +75,12 @@ TEST(MpiRanks, OneIsRefusedAndAllGoOn) {
 }
 
 TEST(MpiRanks, LeaveWithOperationsPending) {
-  for (int i = 0; i < 10; ++i) {
+  for (unsigned i = 0; i < 10; ++i) {
     const auto context = create();
     const Set all = programs::world(*context);
     const auto made = programs::add_set_async(*context, "set", all.ranks);
     std::vector<Call> calls;
-    for (int k = 0; k < 5; ++k) {
+    for (unsigned k = 0; k < 5; ++k) {
       calls.emplace_back(*context, all, Recipe{.name = fmt::format("t{}", k)});
       if ((k + i) % all.ranks.size() == static_cast<unsigned>(context->topology().rank)) break;
     }

@@ -71,10 +71,7 @@ class OptimizerErrorsTest : public FrameworkTest {
   Net net_;
   /// Without momentum: without a memory.
   OptimizerPtr sgd_ = std::make_unique<torch::optim::SGD>(net_->parameters(), 0.1);
-  const bool alone_ = [] {
-    kolo::init();
-    return kolo::size() == 1;
-  }();
+  const bool alone_ = kolo::size() == 1;
 };
 
 TEST_F(OptimizerErrorsTest, AParameterWithoutAName) {

@@ -7,7 +7,7 @@
 
 namespace kolo::testing {
 
-void FrameworkTest::SetUp() {
+FrameworkTest::FrameworkTest() {
   kolo::init();
   torch::set_num_threads(1);
   torch::manual_seed(1);

@@ -13,11 +13,11 @@
 
 namespace kolo::testing {
 
-/// Runs between kolo::init() and the next test, single-threaded, with the same random numbers on
-/// all ranks.
+/// After kolo::init(), single-threaded, with the same random numbers on all ranks; already so when
+/// the members of a derived fixture are made.
 class FrameworkTest : public ::testing::Test {
  protected:
-  void SetUp() override;
+  FrameworkTest();
 };
 
 /// Random numbers that depend on the seeds alone: every rank can compute every other rank's data.
