@@ -1,7 +1,6 @@
 #include "engine/coordinator.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <numeric>
@@ -28,31 +27,25 @@ constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
 
-constexpr auto kStallCheckInterval = milliseconds(500);
-
 std::vector<int> all_ranks(int size) {
   std::vector<int> ranks(static_cast<std::size_t>(size));
   std::iota(ranks.begin(), ranks.end(), 0);
   return ranks;
 }
 
-std::string label(const Request& request) {
-  return fmt::format("{} '{}'", to_string(request.kind), request.name);
-}
-
 }  // namespace
 
 Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
                          spdlog::logger& logger)
-    : config_(config),
-      control_(planes.control),
+    : control_(planes.control),
       doorbell_(planes.doorbell),
       planes_ring_(planes.control.rings() && planes.data.rings()),
       logger_(logger),
       rank_(planes.control.topology().rank),
       relay_(trace.relay),
       trace_(trace.timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*trace.timeline)),
-      executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()) {
+      executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()),
+      stalls_(config, rank_, logger) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));
   thread_ = std::thread([this] { run(); });
 }
@@ -117,7 +110,7 @@ Result<bool> Coordinator::advance() {
     (void)receive();
     return progressed;
   }
-  if (Status status = report_stalls(Clock::now()); !status.ok()) return status;
+  if (Status status = report_stalls(); !status.ok()) return status;
   return taken.value() || received.value() || answered.value() || progressed.value();
 }
 
@@ -134,7 +127,7 @@ bool Coordinator::expecting() const {
 
 void Coordinator::sleep(Clock::time_point idle_since) {
   if (!expecting()) return doorbell_.wait();
-  if (planes_ring_) return doorbell_.wait_for(kStallCheckInterval);
+  if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
   const auto idle = Clock::now() - idle_since;
   if (idle < kYieldFor) return std::this_thread::yield();
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
@@ -408,86 +401,16 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
   executor_.add_channel(id, std::move(ranks), static_cast<int>(member));
 }
 
-// ---- stalls ----
-
-Status Coordinator::report_stalls(Clock::time_point now) {
-  if (now < next_stall_check_) return {};
-  next_stall_check_ = now + kStallCheckInterval;
-  for (auto& [id, channel] : channels_) {
-    if (channel.negotiator != nullptr) {
-      if (Status status = report_led(id, channel, now); !status.ok()) return status;
-    } else if (Status status = report_silent_leader(channel, now); !status.ok()) {
-      return status;
-    }
-  }
-  return {};
-}
-
-/// The leader knows who is missing: it says so, once per warning interval, and gives up in time.
-Status Coordinator::report_led(ChannelId id, Channel& channel, Clock::time_point now) {
-  using Stall = Negotiator::Stall;
-  if (config_.stall_abort.count() > 0) {
-    for (const Stall& stall : channel.negotiator->stalled(now, config_.stall_abort)) {
-      channel.negotiator->fail(
-          stall.name,
-          fmt::format("{} '{}': given up after {:.1f} s: rank(s) {} submitted it, rank(s) {} did "
-                      "not (KOLO_STALL_ABORT_SECONDS)",
-                      to_string(stall.kind), stall.name, stall.age.count(),
-                      fmt::join(stall.submitted, ", "), fmt::join(stall.missing, ", ")));
-    }
-  }
-  if (config_.stall_warning.count() == 0) return {};
-  if (now - channel.quiet_since < config_.stall_warning) return {};
-  const std::vector<Stall> stalls = channel.negotiator->stalled(now, config_.stall_warning);
-  if (stalls.empty()) return {};
-  channel.quiet_since = now;
-  std::map<std::vector<int>, std::vector<std::string>> by_missing;
-  std::set<int> waiting;
-  for (const Stall& stall : stalls) {
-    by_missing[stall.missing].push_back(
-        fmt::format("{} '{}' ({:.1f} s)", to_string(stall.kind), stall.name, stall.age.count()));
-    waiting.insert(stall.submitted.begin(), stall.submitted.end());
-  }
-  for (const auto& [missing, operations] : by_missing) {
-    logger_.warn("stalled: rank(s) {} have not submitted {}, for which others wait. Are they slow, "
-                 "or on another path of the program?",
-                 fmt::join(missing, ", "), fmt::join(operations, ", "));
-  }
-  for (const int rank : waiting) {
-    if (rank == rank_) continue;
-    if (Status status = send(rank, StallNotice{id}); !status.ok()) return status;
-  }
-  return {};
-}
-
-/// A leader that has submitted nothing sleeps, so it neither reports that everybody waits for it nor
-/// gives up.
-Status Coordinator::report_silent_leader(Channel& channel, Clock::time_point now) {
-  constexpr double kPatience = 1.25;
-  if (channel.pending.empty()) return {};
-  if (config_.stall_abort.count() > 0) {
-    const auto& [name, oldest] = *std::ranges::min_element(
-        channel.pending, {}, [](const auto& entry) { return entry.second.submitted; });
-    const std::chrono::duration<double> age = now - oldest.submitted;
-    if (age > kPatience * config_.stall_abort + 2 * kStallCheckInterval) {
-      return Status::error(
-          fmt::format("{}: given up after {:.1f} s: rank {} submitted it, rank {} has not answered "
-                      "(KOLO_STALL_ABORT_SECONDS)",
-                      label(oldest.request), age.count(), rank_, channel.leader()));
-    }
-  }
-  if (config_.stall_warning.count() == 0) return {};
-  if (now - channel.quiet_since < kPatience * config_.stall_warning) return {};
-  channel.quiet_since = now;
-  std::vector<std::string> names;
-  for (const auto& [name, submission] : channel.pending) names.push_back(label(submission.request));
-  std::ranges::sort(names);
-  logger_.warn("stalled: rank {} has not submitted {}, for which rank {} waits", channel.leader(),
-               fmt::join(names, ", "), rank_);
-  return {};
-}
-
 // ---- sending and failing ----
+
+Status Coordinator::report_stalls() {
+  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, Clock::now());
+  if (!notices.ok()) return notices.status();
+  for (const auto& [rank, notice] : notices.value()) {
+    if (Status status = send(rank, notice); !status.ok()) return status;
+  }
+  return {};
+}
 
 Status Coordinator::send(int destination, const Message& message) {
   return control_.send(destination, encode(message));

@@ -32,7 +32,6 @@
 #include <set>
 #include <string>
 #include <thread>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -41,9 +40,10 @@
 #include "base/log.h"
 #include "control/control_plane.h"
 #include "data/data_plane.h"
+#include "engine/channel.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
-#include "engine/negotiator.h"
+#include "engine/stall_monitor.h"
 #include "engine/trace_relay.h"
 #include "engine/work.h"
 #include "wire/messages.h"
@@ -79,18 +79,6 @@ class Coordinator {
   void leave();
 
  private:
-  /// A process set as this rank sees it.
-  struct Channel {
-    std::vector<int> ranks;
-    std::unordered_map<std::string, Submission> pending;
-    /// On the leader only.
-    std::unique_ptr<Negotiator> negotiator;
-    /// Since when pending has not been empty, or the leader has last reported a stall.
-    Clock::time_point quiet_since;
-
-    int leader() const { return ranks.front(); }
-  };
-
   void run();
   bool finished() const;
   Result<bool> advance();
@@ -117,17 +105,13 @@ class Coordinator {
   Status complete_process_set(const Submission& submission, const Response& response);
   void add_channel(ChannelId id, std::vector<int> ranks);
 
-  Status report_stalls(Clock::time_point now);
-  Status report_led(ChannelId id, Channel& channel, Clock::time_point now);
-  Status report_silent_leader(Channel& channel, Clock::time_point now);
-
+  Status report_stalls();
   Status send(int destination, const Message& message);
   void fail(const std::string& reason, bool tell_others);
   void complete_pending(const std::string& error);
   bool expecting() const;
   void sleep(Clock::time_point idle_since);
 
-  const Config config_;
   ControlPlane& control_;
   Doorbell& doorbell_;
   const bool planes_ring_;
@@ -136,6 +120,7 @@ class Coordinator {
   TraceRelay* const relay_;
   std::unique_ptr<EngineTrace> trace_;
   Executor executor_;
+  StallMonitor stalls_;
 
   std::mutex mutex_;
   std::vector<Submission> submitted_;  // guarded by mutex_
@@ -150,8 +135,6 @@ class Coordinator {
   std::set<ChannelId> all_left_;
   /// For sets that this rank leads without knowing it yet, by rank.
   std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
-  Clock::time_point next_stall_check_{};
-
   std::once_flag join_once_;
   std::thread thread_;
 };

@@ -207,9 +207,8 @@ void Executor::fail(const std::string& error) {
   const auto complete = [&error](Group& group) {
     group.operation.reset();
     for (const AgreedSubmission& tensor : group.tensors) {
-      const Request& request = tensor.submission.request;
-      tensor.submission.work->complete(Status::error(
-          fmt::format("{} '{}': {}", to_string(request.kind), request.name, error)));
+      tensor.submission.work->complete(
+          Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
     }
   };
   for (auto& [id, channel] : channels_) {

@@ -29,6 +29,9 @@ struct Request {
   bool operator==(const Request&) const = default;
 };
 
+/// As messages name it: "allreduce 'loss'".
+std::string label(const Request& request);
+
 /// The leader's word on one operation: go ahead, or why not.
 struct Response {
   std::string name;

@@ -1,0 +1,28 @@
+#pragma once
+
+/// A process set as one of its ranks sees it.
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "engine/negotiator.h"
+#include "engine/work.h"
+
+namespace kolo::core {
+
+struct Channel {
+  /// Ascending; the first one leads.
+  std::vector<int> ranks;
+  /// Submitted here and not yet answered, by name.
+  std::unordered_map<std::string, Submission> pending;
+  /// On the leader only.
+  std::unique_ptr<Negotiator> negotiator;
+  /// Since when pending has not been empty, or a stall has last been reported.
+  Clock::time_point quiet_since;
+
+  int leader() const { return ranks.front(); }
+};
+
+}  // namespace kolo::core
