@@ -28,10 +28,11 @@ function(kolo_add_test name target)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${environment}")
 endfunction()
 
-# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...]): NAME.np1, NAME.np2, ..., each under mpirun.
+# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [SETTINGS KOLO_X=1 ...]): NAME.np1, NAME.np2, ...,
+# each under mpirun.
 function(kolo_add_mpi_test name target)
-  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS")
-  set(environment ${_kolo_mpi_environment})
+  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS;SETTINGS")
+  set(environment ${_kolo_mpi_environment} ${ARG_SETTINGS})
   if(KOLO_SANITIZE)
     list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
   endif()

@@ -9,7 +9,7 @@
 namespace kolo {
 namespace {
 
-std::optional<core::DataType> to_core(torch::ScalarType dtype) {
+std::optional<core::DataType> find_type(torch::ScalarType dtype) {
   // LibTorch has many more, and new ones with each version.
   static const std::pair<torch::ScalarType, core::DataType> kTypes[] = {
       {torch::kUInt8, core::DataType::UInt8},       {torch::kInt8, core::DataType::Int8},
@@ -23,23 +23,6 @@ std::optional<core::DataType> to_core(torch::ScalarType dtype) {
   return std::nullopt;
 }
 
-/// Why a tensor cannot take part; empty when it can.
-std::string refusal(const torch::Tensor& tensor) {
-  if (!tensor.defined()) return "the tensor is undefined";
-  if (tensor.layout() != torch::kStrided) {
-    return c10::str("the tensor has layout ", tensor.layout(),
-                    ", but only dense (strided) ones are supported: call to_dense() first");
-  }
-  if (!tensor.device().is_cpu()) {
-    return c10::str("the tensor is on device ", tensor.device(),
-                    ", but this build of Kolo works on CPU tensors: call cpu() first");
-  }
-  if (!to_core(tensor.scalar_type())) {
-    return c10::str("dtype ", tensor.scalar_type(), " is not supported");
-  }
-  return {};
-}
-
 core::Request make_request(const detail::Call& call, const torch::Tensor& tensor) {
   core::Request request{.name = call.name,
                         .kind = call.kind,
@@ -48,9 +31,9 @@ core::Request make_request(const detail::Call& call, const torch::Tensor& tensor
                         .prescale = call.prescale,
                         .postscale = call.postscale};
   if (call.kind == core::CollectiveKind::Barrier) return request;
-  request.refusal = refusal(tensor);
+  request.refusal = detail::refusal(tensor);
   if (!request.refusal.empty()) return request;
-  request.dtype = *to_core(tensor.scalar_type());
+  request.dtype = detail::to_core(tensor.scalar_type());
   request.shape = tensor.sizes().vec();
   return request;
 }
@@ -75,12 +58,33 @@ core::ReduceOp to_core(ReduceOp op) {
   throw Error("not a value of kolo::ReduceOp");
 }
 
+std::string refusal(const torch::Tensor& tensor) {
+  if (!tensor.defined()) return "the tensor is undefined";
+  if (tensor.layout() != torch::kStrided) {
+    return c10::str("the tensor has layout ", tensor.layout(),
+                    ", but only dense (strided) ones are supported: call to_dense() first");
+  }
+  if (!tensor.device().is_cpu()) {
+    return c10::str("the tensor is on device ", tensor.device(),
+                    ", but this build of Kolo works on CPU tensors: call cpu() first");
+  }
+  if (!find_type(tensor.scalar_type())) {
+    return c10::str("dtype ", tensor.scalar_type(), " is not supported");
+  }
+  return {};
+}
+
+core::DataType to_core(torch::ScalarType dtype) { return find_type(dtype).value(); }
+
 Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output) {
   const torch::NoGradGuard no_grad;
   auto state = std::make_shared<Work::State>();
   state->request = make_request(call, input);
-  core::Submission submission{.channel = call.process_set.id(), .request = state->request};
+  core::Submission submission{.channel = call.process_set.id(),
+                              .plan = call.plan,
+                              .request = state->request,
+                              .parts = call.parts};
   if (state->request.refusal.empty() && input.defined()) {
     const torch::Tensor readable = input.detach().contiguous();
     state->options = readable.options();

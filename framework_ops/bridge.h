@@ -7,6 +7,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "context/context.h"
 
@@ -33,6 +34,10 @@ struct Call {
   core::CollectiveKind kind = core::CollectiveKind::Allreduce;
   std::string name;
   ProcessSet process_set;
+  /// Not 0: of this plan of the set, see core::Submission.
+  core::PlanId plan = 0;
+  /// For the timeline: what the tensor is made of.
+  std::vector<core::Part> parts = {};
   core::ReduceOp op = core::ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;
@@ -46,6 +51,11 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output);
 
 core::ReduceOp to_core(ReduceOp op);
+/// Of a tensor that is fit.
+core::DataType to_core(torch::ScalarType dtype);
+
+/// Why a tensor cannot take part in a collective, and what to do about it; empty when it can.
+std::string refusal(const torch::Tensor& tensor);
 
 }  // namespace detail
 }  // namespace kolo

@@ -14,9 +14,11 @@ namespace {
 
 using NamedParameters = std::vector<std::pair<std::string, torch::Tensor>>;
 
-/// The inner optimizer's parameters, in its order, each once, with their names.
+/// The inner optimizer's parameters, in its order, each once, with their names; `refusal` says if one
+/// has none.
 NamedParameters name_parameters(const torch::optim::Optimizer& inner,
-                                const torch::OrderedDict<std::string, torch::Tensor>& names) {
+                                const torch::OrderedDict<std::string, torch::Tensor>& names,
+                                std::string& refusal) {
   // A parameter that two modules share has two names: the first is taken.
   std::map<const c10::TensorImpl*, std::string> name_of;
   for (const auto& item : names) {
@@ -29,10 +31,11 @@ NamedParameters name_parameters(const torch::optim::Optimizer& inner,
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const auto found = name_of.find(parameters[i].unsafeGetTensorImpl());
       if (found == name_of.end()) {
-        throw Error(c10::str("DistributedOptimizer: parameter ", i, " of the optimizer's group ",
-                             group, ", of shape ", parameters[i].sizes(),
-                             ", has no name: pass named_parameters() of every module whose "
-                             "parameters the optimizer has"));
+        refusal = c10::str("parameter ", i, " of the optimizer's group ", group, ", of shape ",
+                           parameters[i].sizes(),
+                           ", has no name: pass named_parameters() of every module whose parameters "
+                           "the optimizer has");
+        return named;
       }
       if (seen.insert(found->first).second) named.emplace_back(found->second, parameters[i]);
     }
@@ -47,8 +50,10 @@ DistributedOptimizer::DistributedOptimizer(
     DistributedOptimizerOptions options)
     : torch::optim::Optimizer(inner.param_groups(), inner.defaults().clone()),
       inner_(inner),
-      mirror_(std::make_unique<detail::OptionsMirror>(*this, inner)),
-      reducer_(std::make_shared<Reducer>(name_parameters(inner, parameters), options)) {
+      mirror_(std::make_unique<detail::OptionsMirror>(*this, inner)) {
+  std::string refusal;
+  const NamedParameters named = name_parameters(inner, parameters, refusal);
+  reducer_ = std::make_shared<Reducer>(named, refusal, options);
   reducer_->watch();
 }
 

@@ -7,9 +7,12 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cstring>
 #include <exception>
+#include <iterator>
 #include <map>
+#include <numeric>
+#include <ranges>
+#include <tuple>
 #include <utility>
 
 #include "bridge.h"
@@ -33,12 +36,15 @@ std::vector<std::string> describe(const std::vector<std::pair<std::string, torch
   return lines;
 }
 
-/// A number that no other optimizer of the process set has. Not all ranks have taken part in making the
-/// same optimizers before.
-std::int64_t agree_on_number(core::Context& context, const ProcessSet& process_set) {
+/// A plan of the process set that no other optimizer has. Not all ranks have taken part in making the same
+/// optimizers before.
+core::PlanId agree_on_plan(core::Context& context, const ProcessSet& process_set) {
   torch::Tensor number = torch::tensor(static_cast<std::int64_t>(context.take_number()));
   allreduce_(number, {.name = "optimizer_number", .op = ReduceOp::Max, .process_set = process_set});
-  return number.item<std::int64_t>();
+  const auto plan = number.item<std::int64_t>() + 1;
+  if (plan <= core::kMostPlans) return static_cast<core::PlanId>(plan);
+  throw Error(c10::str("DistributedOptimizer: a process set can have ", core::kMostPlans,
+                       " of them in the life of a program. Make it once, not in every epoch."));
 }
 
 /// The node that adds to a parameter's gradient. A parameter that is frozen now may be thawed later,
@@ -51,54 +57,14 @@ std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter) {
   return node;
 }
 
-/// Whether a gradient that autograd has just stored lives in memory that others use as well. Autograd
-/// moves the incoming gradient into place where nobody else holds that tensor; but it may be a view of
-/// what is on its way to another node, or of what the program passed to backward().
-bool is_borrowed(const torch::Tensor& gradient, const torch::Tensor& incoming) {
-  const bool dense = gradient.layout() == torch::kStrided && incoming.defined() &&
-                     incoming.layout() == torch::kStrided;
-  if (!dense || !gradient.is_alias_of(incoming)) return false;
-  if (!incoming.is_view()) return gradient.storage().use_count() > 2;
-  return incoming._base().use_count() > 1 || gradient.storage().use_count() > 3;
+/// The order in which gradients most likely appear.
+std::vector<std::size_t> last_to_first(std::size_t count) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.rbegin(), order.rend(), std::size_t{0});
+  return order;
 }
 
 }  // namespace
-
-/// What a rank says at the end of a round.
-struct DistributedOptimizer::Reducer::Word {
-  struct Head {
-    std::int64_t step = 0;
-    std::int64_t round = 0;
-    std::int32_t rank = 0;
-    /// Its backward ended with an exception.
-    std::uint8_t failed = 0;
-    /// It has left a gradient for another round.
-    std::uint8_t carries = 0;
-  };
-  Head head;
-  /// By parameter: whether this rank has reduced a gradient in this round.
-  std::vector<bool> has_gradient;
-
-  static std::size_t bytes(std::size_t parameters) { return sizeof(Head) + (parameters + 7) / 8; }
-
-  void write(std::uint8_t* bytes) const {
-    std::memcpy(bytes, &head, sizeof(Head));
-    std::uint8_t* bits = bytes + sizeof(Head);
-    for (std::size_t i = 0; i < has_gradient.size(); ++i) {
-      if (has_gradient[i]) bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1U << (i % 8)));
-    }
-  }
-
-  static Word read(const std::uint8_t* bytes, std::size_t parameters) {
-    Word word;
-    std::memcpy(&word.head, bytes, sizeof(Head));
-    const std::uint8_t* bits = bytes + sizeof(Head);
-    for (std::size_t i = 0; i < parameters; ++i) {
-      word.has_gradient.push_back(((bits[i / 8] >> (i % 8)) & 1U) != 0);
-    }
-    return word;
-  }
-};
 
 /// One run of the autograd engine in which our parameters get gradients. Owned by the engine, which
 /// calls end(), or drops it when an exception ends the run.
@@ -175,8 +141,8 @@ class DistributedOptimizer::Reducer::AfterHook : public torch::autograd::Functio
   AfterHook(std::weak_ptr<Reducer> reducer, std::size_t index)
       : reducer_(std::move(reducer)), index_(index) {}
 
-  variable_list operator()(const variable_list& outputs, const variable_list& inputs) override {
-    if (const auto reducer = reducer_.lock()) reducer->after_gradient(index_, inputs.front());
+  variable_list operator()(const variable_list& outputs, const variable_list& /*inputs*/) override {
+    if (const auto reducer = reducer_.lock()) reducer->after_gradient(index_);
     return outputs;
   }
 
@@ -187,33 +153,60 @@ class DistributedOptimizer::Reducer::AfterHook : public torch::autograd::Functio
   std::size_t index_;
 };
 
-DistributedOptimizer::Reducer::Reducer(NamedParameters parameters,
+DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
                                        const DistributedOptimizerOptions& options)
     : context_(detail::current_context()),
       options_(options),
-      id_(options.process_set.id(), agree_on_number(*context_, options.process_set)),
-      prefix_(c10::str("optimizer", id_.second, "/")),
+      id_(options.process_set.id(), agree_on_plan(*context_, options.process_set)),
+      prefix_(c10::str("optimizer", id_.second - 1, "/")),
       alone_(context_->topology().size == 1) {
+  for (const auto& [name, tensor] : parameters) {
+    names_.push_back(prefix_ + name);
+    parameters_.push_back({.tensor = tensor, .accumulator = accumulator_of(tensor)});
+  }
+  if (refusal.empty()) refusal = find_refusal();
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
-                                    describe(parameters, options), options.process_set);
-  if (options.backward_passes_per_step < 1) {
-    throw Error(c10::str("DistributedOptimizer: backward_passes_per_step must be at least 1, not ",
-                         options.backward_passes_per_step));
-  }
-  for (auto& [name, tensor] : parameters) {
-    const std::shared_ptr<torch::autograd::Node> accumulator = accumulator_of(tensor);
-    for (const auto& hook : accumulator->post_hooks()) {
-      const auto* other = dynamic_cast<const AfterHook*>(hook.get());
-      if (other == nullptr || !other->alive()) continue;
-      throw Error("DistributedOptimizer: parameter '" + name +
-                  "' already belongs to another DistributedOptimizer. Give each parameter to one "
-                  "optimizer only, or destroy the other one first.");
-    }
-    parameters_.push_back({.name = prefix_ + name, .tensor = tensor, .accumulator = accumulator});
-  }
+                                    describe(parameters, options), refusal, options.process_set);
+  if (!alone_) adopt(last_to_first(parameters_.size()));
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
+}
+
+/// Why this optimizer cannot be made; empty when it can.
+std::string DistributedOptimizer::Reducer::find_refusal() const {
+  if (options_.backward_passes_per_step < 1) {
+    return c10::str("backward_passes_per_step must be at least 1, not ",
+                    options_.backward_passes_per_step);
+  }
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const std::string unfit = detail::refusal(parameters_[i].tensor);
+    if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
+    for (const auto& hook : parameters_[i].accumulator->post_hooks()) {
+      const auto* other = dynamic_cast<const AfterHook*>(hook.get());
+      if (other == nullptr || !other->alive()) continue;
+      return c10::str("parameter '", names_[i].substr(prefix_.size()),
+                      "' already belongs to another DistributedOptimizer. Give each parameter to "
+                      "one optimizer only, or destroy the other one first.");
+    }
+  }
+  return {};
+}
+
+/// Gradients move to the memory of a plan in this order.
+void DistributedOptimizer::Reducer::adopt(const std::vector<std::size_t>& order) {
+  const torch::NoGradGuard no_grad;
+  std::vector<torch::Tensor> tensors;
+  for (const Parameter& parameter : parameters_) tensors.push_back(parameter.tensor);
+  auto plan = std::make_unique<GradientPlan>(*context_, tensors, order);
+  for (std::size_t i = 0; plan_ != nullptr && i < parameters_.size(); ++i) {
+    torch::Tensor& gradient = parameters_[i].tensor.mutable_grad();
+    if (!gradient.defined() || !plan_->lies_in_place(gradient, i)) continue;
+    plan->view(i).copy_(gradient);
+    gradient = plan->view(i);
+  }
+  plan_ = std::move(plan);
+  groups_.assign(plan_->groups().size(), Group{});
 }
 
 DistributedOptimizer::Reducer::~Reducer() = default;
@@ -232,12 +225,12 @@ void DistributedOptimizer::Reducer::watch() {
 void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
   Parameter& parameter = parameters_[index];
   torch::Tensor& gradient = parameter.tensor.mutable_grad();
-  const bool on_the_wire = parameter.work.has_value();
+  const bool on_the_wire = groups_[plan_->group_of(index)].work.has_value();
   if (options_.op != ReduceOp::Average) {
     const bool adds = parameter.reduced && gradient.defined() &&
                       gradient.count_nonzero().item<std::int64_t>() > 0;
     if (on_the_wire || adds) {
-      throw Error(c10::str("'", parameter.name, "': a second backward adds to a gradient that was "
+      throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
                            "reduced with ", core::to_string(detail::to_core(options_.op)),
                            ": that is right only with Average. Call zero_grad() before it, or "
                            "accumulate locally under no_sync()."));
@@ -246,17 +239,31 @@ void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
   }
   // What comes now goes to memory of its own, and is added in finish().
   if (on_the_wire) gradient.reset();
+  parameter.was_empty = !gradient.defined();
 }
 
-void DistributedOptimizer::Reducer::after_gradient(std::size_t index,
-                                                   const torch::Tensor& incoming) {
+void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
+  const torch::NoGradGuard no_grad;
   Parameter& parameter = parameters_[index];
   torch::Tensor& gradient = parameter.tensor.mutable_grad();
   if (!gradient.defined()) return;
-  if (is_borrowed(gradient, incoming)) gradient = gradient.clone();
   const std::shared_ptr<Backward> backward = current_backward();
   parameter.fresh = true;
-  if (backward->synchronises() && !parameter.work.has_value()) start(parameter);
+  parameter.ready = Clock::now();
+  if (groups_[plan_->group_of(index)].work.has_value()) {
+    // Autograd may have stored memory that others use as well.
+    gradient = gradient.clone();
+    return;
+  }
+  // What the program, or a graph of gradients, refers to stays where it is.
+  if (parameter.was_empty && !gradient.requires_grad() && plan_->fits(gradient, index)) {
+    plan_->view(index).copy_(gradient);
+    gradient = plan_->view(index);
+  }
+  if (!backward->synchronises()) return;
+  if (rounds_ == 0) appeared_.push_back(index);
+  if (std::exchange(parameter.expected, false)) --groups_[plan_->group_of(index)].expected;
+  start_groups();
 }
 
 std::shared_ptr<DistributedOptimizer::Reducer::Backward>
@@ -267,6 +274,7 @@ DistributedOptimizer::Reducer::current_backward() {
   const bool synchronises = no_sync_ == 0 && passes_ + 1 >= options_.backward_passes_per_step;
   backward = std::make_shared<Backward>(shared_from_this(), synchronises);
   backward_ = backward;
+  if (synchronises) expect_gradients();
   torch::autograd::Engine::get_default_engine().queue_callback([backward] { backward->end(); });
   return backward;
 }
@@ -278,7 +286,7 @@ void DistributedOptimizer::Reducer::end_backward(const Backward& backward, bool 
     local_ = true;
     return;
   }
-  begin_round(failed);
+  close_round(failed, /*in_step=*/false);
 }
 
 // ---- step ----
@@ -307,17 +315,18 @@ void DistributedOptimizer::Reducer::reduce_local() {
   require_hooks();
   const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
   if (!fresh && !local_ && round_ > 0) return;
-  begin_round(/*failed=*/false);
+  close_round(/*failed=*/false, /*in_step=*/true);
   finish_rounds();
 }
 
 /// LibTorch drops our hooks without a word when it changes the type of a parameter.
 void DistributedOptimizer::Reducer::require_hooks() const {
-  for (const Parameter& parameter : parameters_) {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    const Parameter& parameter = parameters_[i];
     if (torch::autograd::impl::try_get_grad_accumulator(parameter.tensor) == parameter.accumulator) {
       continue;
     }
-    throw Error(c10::str("'", parameter.name,
+    throw Error(c10::str("'", names_[i],
                          "' was converted or loaded after its optimizer was wrapped in a "
                          "DistributedOptimizer: call to() first, or load first, then wrap the "
                          "optimizer"));
@@ -326,30 +335,71 @@ void DistributedOptimizer::Reducer::require_hooks() const {
 
 // ---- rounds ----
 
-/// Starts what is left of this rank's gradients, and says its word, without waiting for anything.
-void DistributedOptimizer::Reducer::begin_round(bool failed) {
+void DistributedOptimizer::Reducer::expect_gradients() {
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    parameters_[i].expected = parameters_[i].tensor.requires_grad();
+    if (parameters_[i].expected) ++groups_[plan_->group_of(i)].expected;
+  }
+}
+
+void DistributedOptimizer::Reducer::start_groups() {
+  while (next_group_ < groups_.size() && groups_[next_group_].expected == 0) start(next_group_++);
+}
+
+void DistributedOptimizer::Reducer::start(std::size_t group) {
+  std::vector<core::Part> parts;
+  for (const std::size_t index : plan_->groups()[group].parameters) {
+    take(index);
+    const Parameter& parameter = parameters_[index];
+    if (track_) parts.push_back({names_[index], parameter.taken ? parameter.ready : Clock::now()});
+  }
+  groups_[group].expected = 0;
+  groups_[group].work = submit(core::CollectiveKind::Allreduce, c10::str("group ", group),
+                               plan_->groups()[group].buffer, std::move(parts));
+}
+
+/// Brings what a parameter holds into its group.
+void DistributedOptimizer::Reducer::take(std::size_t index) {
+  Parameter& parameter = parameters_[index];
+  const torch::Tensor& place = plan_->view(index);
+  const torch::Tensor& gradient = parameter.tensor.grad();
+  const bool in_place = gradient.defined() && plan_->lies_in_place(gradient, index);
+  const bool fits = gradient.defined() && plan_->fits(gradient, index);
+  if (gradient.defined() && !fits) {
+    word_.head.trouble = ClosingWord::Trouble::UnfitGradient;
+    word_.head.parameter = static_cast<std::int32_t>(index);
+  }
+  // A fresh one may have been discarded since.
+  parameter.taken = std::exchange(parameter.fresh, false) && fits;
+  parameter.expected = false;
+  parameter.held = gradient;
+  if (in_place && !parameter.taken) parameter.untouched = gradient.clone();
+  if (!fits) {
+    place.zero_();
+  } else if (!in_place) {
+    place.copy_(gradient.detach());
+  }
+}
+
+/// Starts what is left, and says this rank's word, without waiting for anything.
+void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
   const torch::NoGradGuard no_grad;
-  for (Parameter& parameter : parameters_) {
-    // It may have been discarded since.
-    if (!parameter.tensor.grad().defined()) parameter.fresh = false;
-    if (parameter.fresh && !parameter.work.has_value()) start(parameter);
-  }
-  Word word{.head = {.step = step_,
-                     .round = round_++,
-                     .rank = context_->topology().rank,
-                     .failed = failed,
-                     .carries = std::ranges::any_of(parameters_, &Parameter::fresh)}};
-  for (const Parameter& parameter : parameters_) {
-    word.has_gradient.push_back(parameter.work.has_value());
-  }
-  words_ = say(word);
+  while (next_group_ < groups_.size()) start(next_group_++);
+  if (failed) word_.head.trouble = ClosingWord::Trouble::Exception;
+  word_.head.step = step_;
+  word_.head.round = round_++;
+  word_.head.rank = context_->topology().rank;
+  word_.head.in_step = in_step;
+  word_.head.carries = std::ranges::any_of(parameters_, &Parameter::fresh);
+  for (const Parameter& parameter : parameters_) word_.has_gradient.push_back(parameter.taken);
+  words_ = say(std::exchange(word_, {}));
 }
 
 void DistributedOptimizer::Reducer::finish_rounds() {
   const torch::NoGradGuard no_grad;
   const Clock::time_point begin = Clock::now();
   std::string error;
-  while (finish_round(error)) begin_round(/*failed=*/false);
+  while (finish_round(error)) close_round(/*failed=*/false, /*in_step=*/false);
   local_ = false;
   exposed_ += Clock::now() - begin;
   record("wait", begin);
@@ -358,89 +408,125 @@ void DistributedOptimizer::Reducer::finish_rounds() {
 
 /// Whether another round has to follow.
 bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
-  std::vector<Word> words;
-  try {
-    words = hear(*words_);
-  } catch (const Error& broken) {
-    error = broken.what();
-  }
-  for (const Word& word : words) {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) {
-      if (word.has_gradient[i] && !parameters_[i].work.has_value()) start(parameters_[i]);
+  const auto note = [&error](const auto& wait) {
+    try {
+      wait();
+    } catch (const Error& failure) {
+      if (error.empty()) error = failure.what();
     }
+  };
+  std::vector<ClosingWord> words;
+  note([&] { words = hear(*words_); });
+  for (Group& group : groups_) {
+    note([&] { group.work->wait(); });
+    group.work.reset();
   }
-  for (Parameter& parameter : parameters_) {
-    if (parameter.work.has_value()) finish(parameter, error);
+  next_group_ = 0;
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    finish(i, std::ranges::any_of(words, [i](const ClosingWord& w) { return w.has_gradient[i]; }));
   }
-  if (error.empty()) error = disagreement(words);
+  if (!error.empty()) return false;
+  error = find_disagreement(words, names_);
+  follow(words);
+  if (error.empty()) improve_plan(words.front().head.rank);
   return error.empty() &&
-         std::ranges::any_of(words, [](const Word& word) { return word.head.carries != 0; });
+         std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.carries; });
 }
 
-void DistributedOptimizer::Reducer::start(Parameter& parameter) {
-  const torch::Tensor& gradient = parameter.tensor.grad();
-  parameter.reducing =
-      gradient.defined() ? gradient : torch::zeros_like(parameter.tensor.detach());
-  parameter.work =
-      allreduce_async_(parameter.reducing, {.name = parameter.name,
-                                            .op = options_.op,
-                                            .process_set = options_.process_set});
-  parameter.fresh = false;
-}
-
-void DistributedOptimizer::Reducer::finish(Parameter& parameter, std::string& error) {
-  try {
-    parameter.work->wait();
-  } catch (const Error& failure) {
-    if (error.empty()) error = failure.what();
-  }
-  parameter.work.reset();
-  parameter.reduced = true;
+/// Gives a parameter the result of its round.
+void DistributedOptimizer::Reducer::finish(std::size_t index, bool any_gradient) {
+  Parameter& parameter = parameters_[index];
+  const torch::Tensor& place = plan_->view(index);
   torch::Tensor& gradient = parameter.tensor.mutable_grad();
+  torch::Tensor result = std::exchange(parameter.held, {});
+  const torch::Tensor untouched = std::exchange(parameter.untouched, {});
   // Another gradient has come meanwhile: see before_gradient().
-  if (gradient.defined() && !gradient.is_same(parameter.reducing)) {
-    parameter.reducing.add_(gradient);
+  const bool late = gradient.defined() && !gradient.is_same(result);
+  if (any_gradient) {
+    if (result.defined() && !plan_->lies_in_place(result, index)) {
+      result.detach().copy_(place);
+    } else {
+      result = place;
+    }
+    parameter.reduced = true;
+  } else if (untouched.defined()) {
+    place.copy_(untouched);
   }
-  gradient = std::exchange(parameter.reducing, {});
+  if (late && result.defined()) result.detach().add_(gradient.detach());
+  if (!late || result.defined()) gradient = result;
 }
 
-Work DistributedOptimizer::Reducer::say(const Word& word) const {
-  const std::size_t bytes = Word::bytes(parameters_.size());
-  const torch::Tensor own = torch::zeros({static_cast<std::int64_t>(bytes)}, torch::kUInt8);
+/// All ranks count as the one that is furthest ahead, so that those that were refused can go on together.
+void DistributedOptimizer::Reducer::follow(const std::vector<ClosingWord>& words) {
+  const auto place = [](const ClosingWord& word) {
+    return std::pair(word.head.step, word.head.round);
+  };
+  std::tie(step_, round_) = std::ranges::max(words | std::views::transform(place));
+  ++round_;
+  const ClosingWord& own = *std::ranges::find(words, context_->topology().rank,
+                                              [](const ClosingWord& w) { return w.head.rank; });
+  const bool all_in_step =
+      std::ranges::all_of(words, [](const ClosingWord& word) { return word.head.in_step; });
+  if (!own.head.in_step || all_in_step || std::exchange(warned_, true)) return;
+  context_->warn(c10::str(
+      prefix_, ": in step ", step_, " backward() reached no parameter on this rank, unlike on others. "
+      "Its gradients became averages in step(): what the program did to them before, such as clipping, "
+      "was not done to the average on this rank, and the ranks' parameters may differ from now on."));
+}
+
+/// After the first round rank 0's order is sent; after the second it is the plan's.
+void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
+  ++rounds_;
+  if (rounds_ > 2) return;
+  if (rounds_ == 1) {
+    // Those that have not appeared come last.
+    std::ranges::copy(last_to_first(parameters_.size()), std::back_inserter(appeared_));
+    std::vector<std::int64_t> once;
+    for (const std::size_t index : appeared_) {
+      const auto number = static_cast<std::int64_t>(index);
+      if (std::ranges::find(once, number) == once.end()) once.push_back(number);
+    }
+    const torch::Tensor order = torch::tensor(once);
+    order_ = broadcast_async(order, first_rank, {.name = prefix_ + "order",
+                                                  .process_set = options_.process_set});
+    return;
+  }
+  const torch::Tensor order = order_->result();
+  const auto* const data = order.data_ptr<std::int64_t>();
+  adopt({data, data + order.numel()});
+  order_.reset();
+}
+
+Work DistributedOptimizer::Reducer::say(const ClosingWord& word) const {
+  const torch::Tensor own = torch::empty(
+      {static_cast<std::int64_t>(ClosingWord::bytes(parameters_.size()))}, torch::kUInt8);
   word.write(own.data_ptr<std::uint8_t>());
-  return allgather_async(own,
-                         {.name = prefix_ + "closing_word", .process_set = options_.process_set});
+  return submit(core::CollectiveKind::Allgather, "closing_word", own);
 }
 
-std::vector<DistributedOptimizer::Reducer::Word> DistributedOptimizer::Reducer::hear(
-    Work work) const {
+std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
   const torch::Tensor all = work.result();
-  const std::size_t bytes = Word::bytes(parameters_.size());
-  std::vector<Word> words;
+  const std::size_t bytes = ClosingWord::bytes(parameters_.size());
+  std::vector<ClosingWord> words;
   for (std::size_t at = 0; at < static_cast<std::size_t>(all.numel()); at += bytes) {
-    words.push_back(Word::read(all.data_ptr<std::uint8_t>() + at, parameters_.size()));
+    words.push_back(ClosingWord::read(all.data_ptr<std::uint8_t>() + at, parameters_.size()));
   }
   return words;
 }
 
-/// Why the round is not to be used, although all gradients have been reduced; or nothing.
-std::string DistributedOptimizer::Reducer::disagreement(const std::vector<Word>& words) const {
-  const Word::Head& first = words.front().head;
-  for (const Word& word : words) {
-    const Word::Head& head = word.head;
-    if (head.failed != 0) {
-      return c10::str("backward() ended with an exception on rank ", head.rank,
-                      ", so the gradients of this step are incomplete on all ranks");
-    }
-    if (head.step != first.step || head.round != first.round) {
-      return c10::str("the ranks run different numbers of backward passes: rank ", first.rank,
-                      " reduces gradients for time ", first.round + 1, " in step ", first.step,
-                      ", rank ", head.rank, " for time ", head.round + 1, " in step ", head.step,
-                      ". Call backward() equally often on all ranks between two step(), or "
-                      "accumulate under no_sync().");
-    }
-  }
-  return {};
+/// An operation of the plan, in place where it reduces.
+Work DistributedOptimizer::Reducer::submit(core::CollectiveKind kind, const std::string& name,
+                                           const torch::Tensor& input,
+                                           std::vector<core::Part> parts) const {
+  const bool reduces = kind == core::CollectiveKind::Allreduce;
+  return detail::submit(context_,
+                        {.kind = kind,
+                         .name = prefix_ + name,
+                         .process_set = options_.process_set,
+                         .plan = id_.second,
+                         .parts = std::move(parts),
+                         .op = detail::to_core(options_.op)},
+                        input, reduces ? input : torch::Tensor());
 }
 
 void DistributedOptimizer::Reducer::record(std::string_view what, Clock::time_point begin) {

@@ -12,36 +12,47 @@
 #include <string>
 #include <vector>
 
+#include "closing_word.h"
 #include "context/context.h"
+#include "gradient_plan.h"
 
 namespace kolo {
 
-/// Works in *rounds*. In a round, gradients are reduced as they appear; at its end the ranks exchange
-/// a *closing word*, which says who has a gradient for what, and every rank contributes to each
-/// parameter that any rank has one for. All ranks run the same rounds:
+/// Works in *rounds*. All ranks run the same rounds, and in each round the same operations: those of the
+/// plan (gradient_plan.h), group by group, and a *closing word*, which says who has a new gradient for
+/// what. They are submitted in this order, so nothing has to be negotiated.
 ///
 ///   event                               what follows
 ///   ----------------------------------  -----------------------------------------------------------
-///   a gradient appears in a backward    its all-reduce starts. If it has already run in this round
-///   that synchronises                   (a backward inside a backward), it is left for the next one
+///   a gradient appears in a backward    it is fresh. Groups start in the plan's order, each when the
+///   that synchronises                   gradients that can come have come. If its group has started
+///                                       (a backward inside a backward), it is left for the next round
 ///   ... in one that does not            it is fresh, until a later round takes it
-///   that backward ends                  the round closes: fresh gradients start, words are exchanged,
-///                                       parameters that only others have contribute what they hold,
-///                                       everything is waited for. Another round follows if any rank
-///                                       has left a gradient for it
+///   that backward ends                  the round closes: the groups that are left start, with what the
+///                                       parameters hold (nothing: zeros), the word is said, everything
+///                                       is waited for. Another round follows if any rank has left a
+///                                       gradient for it
 ///   ... or is ended by an exception     the same, so that no rank waits; the word says so, and the
 ///                                       other ranks' backward throws
 ///   step() with fresh gradients, or     as at the end of a backward
 ///   with no round since the last step
+///   all words of a round are there      a parameter that any rank had a new gradient for gets the
+///                                       result; the others keep what they had. The round is refused on
+///                                       all ranks, by an exception, if any word tells of trouble or of
+///                                       another step or round
+///   a rank leaves                       operations that it has not submitted fail on the others
 ///
-/// The closing word carries step and round. Ranks that ran different numbers of backward passes meet
-/// in a round with different ones, and all throw.
+/// The closing word of one round is what allows the next one to start without asking: who has said it
+/// will run the same plan again. After the first round rank 0 tells the order in which its gradients
+/// appeared; all adopt it after the second, by whose words everybody has asked for that broadcast.
 class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reducer> {
  public:
   using NamedParameters = std::vector<std::pair<std::string, torch::Tensor>>;
 
-  /// Collective: throws on all ranks when their parameters differ.
-  Reducer(NamedParameters parameters, const DistributedOptimizerOptions& options);
+  /// Collective: throws on all ranks when their parameters differ, or when one of them has a `refusal`: a
+  /// reason why its optimizer cannot be wrapped.
+  Reducer(const NamedParameters& parameters, std::string refusal,
+          const DistributedOptimizerOptions& options);
   ~Reducer();
 
   /// Has the gradients of `parameters` reported. Apart from the constructor because the hooks need the
@@ -65,41 +76,62 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   class AfterHook;
 
   struct Parameter {
-    std::string name;
     torch::Tensor tensor;
     /// Kept alive, with our hooks on it.
     std::shared_ptr<torch::autograd::Node> accumulator;
-    /// Holds a gradient that no round has taken.
+    /// Holds a gradient that no round has taken, and since when.
     bool fresh = false;
-    /// The gradient of this round, and its all-reduce.
-    torch::Tensor reducing;
-    std::optional<Work> work;
+    core::Clock::time_point ready;
+    /// The group waits for its gradient.
+    bool expected = false;
+    /// Had no gradient before the one that autograd is about to store.
+    bool was_empty = false;
+
+    /// In the round under way: what it held when its group started, whether that was fresh, and, if it was
+    /// not and lies in the plan's buffer, a copy.
+    torch::Tensor held;
+    bool taken = false;
+    torch::Tensor untouched;
+
     /// Has been reduced, and maybe not been zeroed since.
     bool reduced = false;
   };
 
-  struct Word;
+  /// Of the round under way, by group of the plan.
+  struct Group {
+    std::size_t expected = 0;
+    std::optional<Work> work;
+  };
+
+  std::string find_refusal() const;
+  void adopt(const std::vector<std::size_t>& order);
 
   void before_gradient(std::size_t index);
-  void after_gradient(std::size_t index, const torch::Tensor& incoming);
+  void after_gradient(std::size_t index);
   std::shared_ptr<Backward> current_backward();
   void end_backward(const Backward& backward, bool failed);
 
   void reduce_local();
   void require_hooks() const;
-  void begin_round(bool failed);
+  void expect_gradients();
+  void start_groups();
+  void start(std::size_t group);
+  void take(std::size_t index);
+  void close_round(bool failed, bool in_step);
   void finish_rounds();
   bool finish_round(std::string& error);
-  void start(Parameter& parameter);
-  void finish(Parameter& parameter, std::string& error);
-  Work say(const Word& word) const;
-  std::vector<Word> hear(Work work) const;
-  std::string disagreement(const std::vector<Word>& words) const;
+  void finish(std::size_t index, bool any_gradient);
+  Work say(const ClosingWord& word) const;
+  std::vector<ClosingWord> hear(Work work) const;
+  void follow(const std::vector<ClosingWord>& words);
+  void improve_plan(int first_rank);
+  Work submit(core::CollectiveKind kind, const std::string& name, const torch::Tensor& input,
+              std::vector<core::Part> parts = {}) const;
   void record(std::string_view what, core::Clock::time_point begin);
 
   const std::shared_ptr<core::Context> context_;
   const DistributedOptimizerOptions options_;
-  using Id = std::pair<std::uint32_t, std::int64_t>;
+  using Id = std::pair<std::uint32_t, core::PlanId>;
   /// Process set and number in it: the same on all ranks, and another one for each optimizer.
   const Id id_;
   /// Of the names of this optimizer's operations.
@@ -107,10 +139,22 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   /// A process that is alone has nothing to reduce.
   const bool alone_;
   std::vector<Parameter> parameters_;
+  std::vector<std::string> names_;
+  std::unique_ptr<GradientPlan> plan_;
+  std::vector<Group> groups_;
+  /// Those before it have started in this round.
+  std::size_t next_group_ = 0;
   std::weak_ptr<Backward> backward_;
-  /// Of the round that has begun last: all ranks' closing words.
+  /// Of the round that has closed last: its own word, and all ranks'.
+  ClosingWord word_;
   std::optional<Work> words_;
   std::optional<core::Timeline::Track> track_;
+
+  /// The order in which gradients appeared in the first round; then rank 0's, on its way.
+  std::vector<std::size_t> appeared_;
+  std::optional<Work> order_;
+  int rounds_ = 0;
+  bool warned_ = false;
 
   int no_sync_ = 0;
   /// Backward passes since the last step, and whether any has left something local.

@@ -60,9 +60,20 @@ using Shape = std::vector<std::int64_t>;
 std::int64_t element_count(const Shape& shape);
 std::string to_string(const Shape& shape);
 
-/// One process set's stream of operations. Order is agreed within a channel only, and channels never
-/// wait for each other. Channel 0 holds all ranks.
+/// A stream of operations among the ranks of a process set. Order is agreed within a channel only, and
+/// channels never wait for each other. Channel 0 holds all ranks.
 using ChannelId = std::uint32_t;
 constexpr ChannelId kWorldChannel = 0;
+
+/// A process set has a channel for what its ranks negotiate, whose id is the set's, and one for each of
+/// its plans: operations that all of its ranks submit in the same order, so that nobody has to be asked.
+constexpr ChannelId kMostProcessSets = 1024;
+/// Numbered from 1.
+using PlanId = std::uint32_t;
+constexpr PlanId kMostPlans = 4095;
+constexpr ChannelId plan_channel(ChannelId process_set, PlanId plan) {
+  return plan * kMostProcessSets + process_set;
+}
+constexpr ChannelId process_set_of(ChannelId channel) { return channel % kMostProcessSets; }
 
 }  // namespace kolo::core

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "context/handshake.h"
+#include "engine/fusion_buffer.h"
 #include "engine/trace_file.h"
 
 namespace kolo::core {
@@ -51,7 +52,7 @@ Result<std::unique_ptr<Timeline>> join_timeline(const Config& config, const Topo
 }  // namespace
 
 Result<std::unique_ptr<Context>> Context::create(const Config& config, const Connect& connect) {
-  std::unique_ptr<Context> context(new Context());
+  std::unique_ptr<Context> context(new Context(config));
   Result<Planes> planes = connect(context->doorbell_);
   if (!planes.ok()) return planes.status();
   context->planes_ = std::move(planes).value();
@@ -85,6 +86,12 @@ void Context::leave() {
   // While rank 0 still listens.
   if (relay_ != nullptr) timeline_->flush();
   coordinator_->leave();
+}
+
+void Context::warn(const std::string& message) { logger_->warn("{}", message); }
+
+std::shared_ptr<std::byte> Context::allocate(std::size_t bytes) {
+  return allocate_buffer(bytes).memory;
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

@@ -54,6 +54,14 @@ class Context {
   /// Thread-safe.
   int take_number() { return next_number_++; }
 
+  /// Into the log. Thread-safe.
+  void warn(const std::string& message);
+
+  /// Memory for at least `bytes`, aligned for every dtype and vector register.
+  std::shared_ptr<std::byte> allocate(std::size_t bytes);
+
+  const Config& config() const { return config_; }
+
   /// Null when there is none. Thread-safe.
   Timeline* timeline() { return timeline_.get(); }
 
@@ -61,8 +69,9 @@ class Context {
   void leave();
 
  private:
-  Context() = default;
+  explicit Context(const Config& config) : config_(config) {}
 
+  const Config config_;
   std::shared_ptr<spdlog::logger> logger_;
   Doorbell doorbell_;
   Planes planes_;

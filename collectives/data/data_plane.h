@@ -53,6 +53,9 @@ class Operation {
 
   /// Does what can be done now. Not called again after Done or a failure.
   virtual Result<Progress> progress() = 0;
+
+  /// Members, by index, from which nothing has come yet.
+  virtual std::vector<int> missing() const = 0;
 };
 
 /// Used by one thread, the coordinator's. Any number of operations may be in flight.

@@ -128,6 +128,18 @@ class InprocOperation final : public Operation {
     return Progress::Waiting;
   }
 
+  std::vector<int> missing() const override {
+    const std::lock_guard lock(hub_->mutex_);
+    std::vector<int> missing;
+    for (int member = 0; member < std::ssize(collective_.ranks); ++member) {
+      if (std::ranges::find(meeting_->arrived, member, &Collective::member) ==
+          meeting_->arrived.end()) {
+        missing.push_back(member);
+      }
+    }
+    return missing;
+  }
+
  private:
   const std::shared_ptr<InprocDataHub> hub_;
   const Collective collective_;

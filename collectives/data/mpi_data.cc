@@ -26,6 +26,7 @@ constexpr std::int64_t kLargestChunk = std::int64_t{1} << 30;
 class EmptyOperation final : public Operation {
  public:
   Result<Progress> progress() override { return Progress::Done; }
+  std::vector<int> missing() const override { return {}; }
 };
 
 }  // namespace

@@ -47,12 +47,16 @@ class Exchange {
   /// Lets MPI work for a moment; whether any transfer has completed. A failure names the peer.
   Result<bool> poll();
 
+  /// Those from which a chunk is expected, and none has come.
+  std::vector<int> silent_ranks() const;
+
  private:
   friend class Lane;
 
   struct Peer {
     Direction direction;
     int rank;
+    std::int64_t posted = 0;
   };
 
   MPI_Comm comm_;
@@ -71,9 +75,9 @@ class Lane {
   Lane(Exchange& exchange, Direction direction, int rank, int tag);
 
   /// How many chunks have been posted, and how many of these have completed with all before them.
-  std::int64_t posted() const { return posted_; }
+  std::int64_t posted() const;
   std::int64_t completed();
-  bool has_room() { return posted_ - completed() < kWindow; }
+  bool has_room() { return posted() - completed() < kWindow; }
 
   /// Posts one more chunk; there must be room. Until it has completed MPI reads or writes it.
   Status post(std::span<std::byte> chunk);
@@ -89,7 +93,6 @@ class Lane {
   std::size_t lane_;
   std::size_t first_slot_;
   int tag_;
-  std::int64_t posted_ = 0;
   std::int64_t completed_ = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "data/mpi_operations.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace kolo::core {
@@ -17,6 +18,15 @@ Result<Operation::Progress> MpiOperation::progress() {
   if (!done.ok()) return done.status();
   if (done.value()) return Progress::Done;
   return moved.value() ? Progress::Moved : Progress::Waiting;
+}
+
+std::vector<int> MpiOperation::missing() const {
+  std::vector<int> missing;
+  for (const int rank : exchange_.silent_ranks()) {
+    missing.push_back(static_cast<int>(std::ranges::find(collective_.ranks, rank) -
+                                       collective_.ranks.begin()));
+  }
+  return missing;
 }
 
 std::vector<int> MpiOperation::peers() const {

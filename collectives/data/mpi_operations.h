@@ -34,6 +34,7 @@ class MpiOperation : public Operation {
  public:
   static StartedOperation begin(std::unique_ptr<MpiOperation> operation);
   Result<Progress> progress() final;
+  std::vector<int> missing() const final;
 
  protected:
   MpiOperation(const MpiSetup& setup, const Collective& collective)

@@ -2,6 +2,7 @@
 
 /// A process set as one of its ranks sees it.
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -23,6 +24,10 @@ struct Channel {
   Clock::time_point quiet_since;
 
   int leader() const { return ranks.front(); }
+  /// The index of `rank`.
+  int member(int rank) const {
+    return static_cast<int>(std::ranges::lower_bound(ranks, rank) - ranks.begin());
+  }
 };
 
 }  // namespace kolo::core

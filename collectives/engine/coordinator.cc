@@ -175,6 +175,7 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
                               submission.channel));
   }
   Channel& channel = found->second;
+  if (submission.plan != 0) return start_planned(std::move(submission));
   Request& request = submission.request;
   if (channel.pending.contains(request.name)) {
     return refuse(fmt::format(
@@ -189,6 +190,23 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
   if (channel.pending.empty()) channel.quiet_since = Clock::now();
   channel.pending.emplace(request.name, std::move(submission));
+}
+
+/// It is agreed on already.
+void Coordinator::start_planned(Submission submission) {
+  const Channel& set = channels_.at(submission.channel);
+  const ChannelId id = plan_channel(submission.channel, submission.plan);
+  if (!executor_.contains(id)) {
+    executor_.add_channel(id, set.ranks, set.member(rank_));
+    for (const MemberLeft& departure : departures_[submission.channel]) end_plans(departure);
+  }
+  Response response{.name = submission.request.name};
+  if (submission.request.kind == CollectiveKind::Allgather) {
+    response.first_dimensions.assign(set.ranks.size(), submission.request.shape.front());
+  }
+  std::vector<AgreedSubmission> batch;
+  batch.push_back({std::move(submission), std::move(response)});
+  executor_.enqueue(id, std::move(batch));
 }
 
 /// What comes after Leave is lost: rank 0 may be gone.
@@ -206,11 +224,18 @@ Status Coordinator::begin_leaving() {
   for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
   leaders.erase(rank_);
   // Who leaves because of a failure must not look like the cause of it.
-  const Message farewell = failure_.empty() ? Message(Leave{}) : Message(Failure{failure_});
+  const Leave leave{plans_so_far()};
+  const Message farewell = failure_.empty() ? Message(leave) : Message(Failure{failure_});
   for (const int leader : leaders) {
     if (Status status = send(leader, farewell); !status.ok()) return status;
   }
-  return handle(rank_, Leave{});
+  return handle(rank_, leave);
+}
+
+std::vector<PlanProgress> Coordinator::plans_so_far() const {
+  std::vector<PlanProgress> plans = executor_.enqueued();
+  std::erase_if(plans, [](const PlanProgress& plan) { return plan.channel < kMostProcessSets; });
+  return plans;
 }
 
 // ---- from other ranks ----
@@ -258,13 +283,37 @@ Status Coordinator::handle(int source, const ResponseList& list) {
   return execute(list.channel, found->second, list.responses);
 }
 
-Status Coordinator::handle(int source, const Leave& /*leave*/) {
+Status Coordinator::handle(int source, const Leave& leave) {
+  left_.insert(source);
   for (auto& [id, channel] : channels_) {
     const bool member = std::ranges::binary_search(channel.ranks, source);
-    if (channel.negotiator != nullptr && member) channel.negotiator->leave(source);
+    if (channel.negotiator == nullptr || !member) continue;
+    channel.negotiator->leave(source);
+    const MemberLeft member_left{id, source, leave.plans};
+    for (const int rank : channel.ranks) {
+      if (rank == rank_ || left_.contains(rank)) continue;
+      if (Status status = send(rank, member_left); !status.ok()) return status;
+    }
+    if (Status status = handle(rank_, member_left); !status.ok()) return status;
   }
-  left_.insert(source);
   return {};
+}
+
+Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
+  departures_[member_left.channel].push_back(member_left);
+  end_plans(member_left);
+  return {};
+}
+
+/// The others cannot run what this member has not started.
+void Coordinator::end_plans(const MemberLeft& member_left) {
+  for (const PlanProgress& plan : plans_so_far()) {
+    if (process_set_of(plan.channel) != member_left.channel) continue;
+    const auto theirs =
+        std::ranges::find(member_left.plans, plan.channel, &PlanProgress::channel);
+    const bool known = theirs != member_left.plans.end();
+    executor_.end(plan.channel, known ? theirs->operations : 0, departure_error(member_left.rank));
+  }
 }
 
 Status Coordinator::handle(int /*source*/, const AllLeft& all_left) {
@@ -396,15 +445,16 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
       if (std::ranges::binary_search(ranks, gone)) channel.negotiator->leave(gone);
     }
   }
-  const auto member = std::ranges::lower_bound(ranks, rank_) - ranks.begin();
+  const int member = channel.member(rank_);
   channels_.emplace(id, std::move(channel));
-  executor_.add_channel(id, std::move(ranks), static_cast<int>(member));
+  executor_.add_channel(id, std::move(ranks), member);
 }
 
 // ---- sending and failing ----
 
 Status Coordinator::report_stalls() {
-  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, Clock::now());
+  const Result<StallMonitor::Notices> notices =
+      stalls_.check(channels_, executor_, Clock::now());
   if (!notices.ok()) return notices.status();
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;

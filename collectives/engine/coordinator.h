@@ -85,7 +85,9 @@ class Coordinator {
 
   Result<bool> take_submissions();
   void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
+  void start_planned(Submission submission);
   Status begin_leaving();
+  std::vector<PlanProgress> plans_so_far() const;
   Status relay_trace();
 
   Result<bool> receive();
@@ -98,12 +100,14 @@ class Coordinator {
   Status handle(int source, const Hello& hello);
   Status handle(int source, const Welcome& welcome);
   Status handle(int source, const TraceLines& trace);
+  Status handle(int source, const MemberLeft& member_left);
 
   Result<bool> answer();
   Status release_members(ChannelId id, const Channel& channel);
   Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
   Status complete_process_set(const Submission& submission, const Response& response);
   void add_channel(ChannelId id, std::vector<int> ranks);
+  void end_plans(const MemberLeft& member_left);
 
   Status report_stalls();
   Status send(int destination, const Message& message);
@@ -135,6 +139,9 @@ class Coordinator {
   std::set<ChannelId> all_left_;
   /// For sets that this rank leads without knowing it yet, by rank.
   std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
+  /// What ends the plans of each set.
+  std::map<ChannelId, std::vector<MemberLeft>> departures_;
+
   std::once_flag join_once_;
   std::thread thread_;
 };

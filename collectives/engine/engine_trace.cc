@@ -28,13 +28,21 @@ void EngineTrace::negotiated(const Submission& submission, Clock::time_point now
 
 void EngineTrace::ran(std::span<const Submission* const> group, std::size_t bytes,
                       const GroupTimes& times) {
+  std::vector<Part> parts;
+  for (const Submission* submission : group) {
+    if (submission->parts.empty()) {
+      parts.push_back({submission->request.name, submission->submitted});
+    } else {
+      parts.insert(parts.end(), submission->parts.begin(), submission->parts.end());
+    }
+  }
   std::vector<std::string_view> names;
-  for (const Submission* submission : group) names.push_back(submission->request.name);
+  for (const Part& part : parts) names.push_back(part.name);
   const Request& request = group.front()->request;
   const std::string_view kind = to_string(request.kind);
-  const std::string title = group.size() == 1
-                                ? fmt::format("{} {}", kind, request.name)
-                                : fmt::format("{} of {} tensors", kind, group.size());
+  const std::string title = parts.size() == 1
+                                ? fmt::format("{} {}", kind, names.front())
+                                : fmt::format("{} of {} tensors", kind, parts.size());
 
   timeline_.async_slice(negotiation_, "queue", times.agreed, times.started, {{"group", title}});
   const Timeline::Track lane = groups_.pick(times.started, times.unpacked);
@@ -46,11 +54,10 @@ void EngineTrace::ran(std::span<const Submission* const> group, std::size_t byte
   timeline_.slice(lane, "pack", times.started, times.packed);
   timeline_.slice(lane, "reduce", times.packed, times.reduced);
   timeline_.slice(lane, "unpack", times.reduced, times.unpacked);
-  for (const Submission* submission : group) {
-    const Clock::time_point begin = submission->submitted;
-    const Timeline::Track track = ready_.pick(begin, begin + kMoment);
-    timeline_.slice(track, submission->request.name, begin, begin + kMoment);
-    timeline_.arrow("ready", {track, begin}, {lane, times.packed});
+  for (const Part& part : parts) {
+    const Timeline::Track track = ready_.pick(part.ready, part.ready + kMoment);
+    timeline_.slice(track, part.name, part.ready, part.ready + kMoment);
+    timeline_.arrow("ready", {track, part.ready}, {lane, times.packed});
   }
 }
 

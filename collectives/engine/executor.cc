@@ -4,6 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
+#include <iterator>
+#include <limits>
 #include <utility>
 
 namespace kolo::core {
@@ -19,6 +22,7 @@ constexpr std::size_t kMostBuffersInFlight = 4;
 }  // namespace
 
 struct Executor::Group {
+  std::uint64_t sequence = 0;
   FusionGroup plan;
   /// In the order of the plan's slices.
   std::vector<AgreedSubmission> tensors;
@@ -29,6 +33,13 @@ struct Executor::Group {
 
   const Request& request() const { return tensors.front().submission.request; }
   std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
+
+  void fail(const std::string& error) const {
+    for (const AgreedSubmission& tensor : tensors) {
+      tensor.submission.work->complete(
+          Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
+    }
+  }
 };
 
 struct Executor::Channel {
@@ -39,6 +50,9 @@ struct Executor::Channel {
   std::deque<Group> queued;
   std::vector<Group> in_flight;
   std::size_t buffer_bytes_in_flight = 0;
+  /// Operations from this number on fail, for this reason.
+  std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
+  std::string end_reason;
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
@@ -54,16 +68,21 @@ void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
   std::vector<const Request*> requests;
   requests.reserve(batch.size());
   for (const AgreedSubmission& agreed : batch) requests.push_back(&agreed.submission.request);
-  const Clock::time_point now = Clock::now();
   for (FusionGroup& plan : plan_fusion(requests, fusion_threshold_)) {
-    Group group;
-    for (const FusionGroup::Slice& slice : plan.slices) {
-      group.tensors.push_back(std::move(batch[slice.request]));
-    }
-    group.plan = std::move(plan);
-    group.times.agreed = now;
-    channels_.at(channel).queued.push_back(std::move(group));
+    add(channels_.at(channel), std::move(plan), batch);
   }
+}
+
+void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch) {
+  Group group;
+  group.sequence = channel.next_sequence++;
+  for (const FusionGroup::Slice& slice : plan.slices) {
+    group.tensors.push_back(std::move(batch[slice.request]));
+  }
+  group.plan = std::move(plan);
+  group.times.agreed = Clock::now();
+  if (group.sequence >= channel.end) return group.fail(channel.end_reason);
+  channel.queued.push_back(std::move(group));
 }
 
 Result<bool> Executor::progress() {
@@ -101,7 +120,7 @@ Status Executor::start(Channel& channel, Group group) {
   pack(group);
   group.times.packed = Clock::now();
   Collective collective = describe(channel, group);
-  collective.sequence = channel.next_sequence++;
+  collective.sequence = group.sequence;
   channel.buffer_bytes_in_flight += group.buffer_bytes();
   // In flight before it is started, so that a failure completes it with the rest.
   channel.in_flight.push_back(std::move(group));
@@ -194,7 +213,9 @@ void Executor::finish(Group& group) {
 void Executor::record(const Group& group) const {
   std::vector<const Submission*> submissions;
   for (const AgreedSubmission& tensor : group.tensors) submissions.push_back(&tensor.submission);
-  trace_->ran(submissions, group.plan.bytes, group.times);
+  std::size_t bytes = 0;
+  for (const FusionGroup::Slice& slice : group.plan.slices) bytes += slice.bytes;
+  trace_->ran(submissions, bytes, group.times);
 }
 
 bool Executor::idle() const {
@@ -204,20 +225,63 @@ bool Executor::idle() const {
 }
 
 void Executor::fail(const std::string& error) {
-  const auto complete = [&error](Group& group) {
-    group.operation.reset();
-    for (const AgreedSubmission& tensor : group.tensors) {
-      tensor.submission.work->complete(
-          Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
-    }
-  };
   for (auto& [id, channel] : channels_) {
-    std::ranges::for_each(channel.in_flight, complete);
-    std::ranges::for_each(channel.queued, complete);
-    channel.in_flight.clear();
+    for (const Group& group : channel.queued) group.fail(error);
     channel.queued.clear();
-    channel.buffer_bytes_in_flight = 0;
+    withdraw(channel, channel.in_flight.begin(), error);
   }
+}
+
+/// Fails what is in flight from `first` on.
+void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
+                        const std::string& error) {
+  for (auto group = first; group != channel.in_flight.end(); ++group) {
+    group->fail(error);
+    channel.buffer_bytes_in_flight -= group->buffer_bytes();
+    withdrawn_.push_back(std::move(*group));
+  }
+  channel.in_flight.erase(first, channel.in_flight.end());
+}
+
+bool Executor::contains(ChannelId channel) const { return channels_.contains(channel); }
+
+std::vector<PlanProgress> Executor::enqueued() const {
+  std::vector<PlanProgress> progress;
+  for (const auto& [id, channel] : channels_) progress.push_back({id, channel.next_sequence});
+  return progress;
+}
+
+void Executor::end(ChannelId id, std::uint64_t operations, const std::string& reason) {
+  Channel& channel = channels_.at(id);
+  if (operations >= channel.end) return;
+  channel.end = operations;
+  channel.end_reason = reason;
+  const auto ended = [operations](const Group& group) { return group.sequence >= operations; };
+  for (const Group& group : channel.queued) {
+    if (ended(group)) group.fail(reason);
+  }
+  std::erase_if(channel.queued, ended);
+  withdraw(channel, std::ranges::stable_partition(channel.in_flight, std::not_fn(ended)).begin(),
+           reason);
+}
+
+std::vector<Executor::Stall> Executor::stalled(Clock::time_point now,
+                                               std::chrono::duration<double> age) const {
+  std::vector<Stall> stalls;
+  for (const auto& [id, channel] : channels_) {
+    if (channel.in_flight.empty()) continue;
+    const Group& group = channel.in_flight.front();
+    if (now - group.times.started < age) continue;
+    Stall stall{.operation = label(group.request()), .age = now - group.times.started};
+    const std::vector<int> missing = group.operation->missing();
+    for (int member = 0; member < std::ssize(channel.ranks); ++member) {
+      const bool absent = std::ranges::find(missing, member) != missing.end();
+      (absent ? stall.missing : stall.present)
+          .push_back(channel.ranks[static_cast<std::size_t>(member)]);
+    }
+    if (!stall.missing.empty()) stalls.push_back(std::move(stall));
+  }
+  return stalls;
 }
 
 }  // namespace kolo::core

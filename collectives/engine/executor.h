@@ -2,7 +2,9 @@
 
 /// Runs what has been agreed on: pack, reduce, unpack. Knows nothing of how the agreement came about.
 
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <map>
 #include <memory>
@@ -43,6 +45,25 @@ class Executor {
 
   bool idle() const;
 
+  /// Whether there is such a channel, and how many operations were enqueued in each.
+  bool contains(ChannelId channel) const;
+  std::vector<PlanProgress> enqueued() const;
+
+  /// Operations of `channel` from number `operations` on fail with this reason, now and later: a member
+  /// will not start them.
+  void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
+
+  /// An operation for which not all members have come.
+  struct Stall {
+    std::string operation;
+    std::chrono::duration<double> age{0};
+    /// Global ranks.
+    std::vector<int> present, missing;
+  };
+
+  /// The first of each channel that was started at least `age` ago.
+  std::vector<Stall> stalled(Clock::time_point now, std::chrono::duration<double> age) const;
+
   /// Completes everything with this error.
   void fail(const std::string& error);
 
@@ -50,9 +71,11 @@ class Executor {
   struct Group;
   struct Channel;
 
+  void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
   Status start(Channel& channel, Group group);
   void pack(Group& group);
   void finish(Group& group);
+  void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   Collective describe(const Channel& channel, Group& group);
   void record(const Group& group) const;
 
@@ -61,6 +84,8 @@ class Executor {
   EngineTrace* const trace_;
   std::map<ChannelId, Channel> channels_;
   FusionBufferPool buffers_;
+  /// Operations that have failed, kept because other members may still use this rank's memory.
+  std::vector<Group> withdrawn_;
 };
 
 }  // namespace kolo::core

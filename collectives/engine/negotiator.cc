@@ -13,10 +13,7 @@ namespace kolo::core {
 namespace {
 
 std::string left_error(const Request& request, int rank) {
-  return fmt::format(
-      "{} '{}': rank {} has shut down Kolo (or ended) without taking part. Every rank of the process "
-      "set must run the same operations.",
-      to_string(request.kind), request.name, rank);
+  return fmt::format("{}: {}", label(request), departure_error(rank));
 }
 
 std::string refusal_error(const Request& request, int rank) {
@@ -52,7 +49,7 @@ void Negotiator::add(int rank, Request request, Clock::time_point now) {
       if (request.kind == CollectiveKind::Allgather) {
         operation.first_dimensions[member] = request.shape.front();
       }
-      if (operation.submissions == ranks_.size()) succeed(operation);
+      if (operation.submissions == ranks_.size()) conclude(operation);
     }
   }
   forget_ended(name);
@@ -91,9 +88,16 @@ void Negotiator::fail(Operation& operation, const std::string& error) {
   operation.waiting.clear();
 }
 
-void Negotiator::succeed(const Operation& operation) {
+/// All have asked for the same.
+void Negotiator::conclude(Operation& operation) {
   Response response{.name = operation.first.name, .first_dimensions = operation.first_dimensions};
-  if (operation.first.kind == CollectiveKind::AddProcessSet) response.new_channel = next_channel_++;
+  if (operation.first.kind == CollectiveKind::AddProcessSet) {
+    if (next_channel_ == kMostProcessSets) {
+      return fail(operation, fmt::format("{}: there are {} process sets already, which is the most",
+                                         label(operation.first), kMostProcessSets));
+    }
+    response.new_channel = next_channel_++;
+  }
   for (std::vector<Response>& replies : replies_) replies.push_back(response);
 }
 

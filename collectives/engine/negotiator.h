@@ -78,7 +78,7 @@ class Negotiator {
   Operation& operation_for(std::size_t member, const Request& request, int rank,
                            Clock::time_point now);
   void fail(Operation& operation, const std::string& error);
-  void succeed(const Operation& operation);
+  void conclude(Operation& operation);
   void count(Operation& operation, std::size_t member);
   void forget_ended(const std::string& name);
 

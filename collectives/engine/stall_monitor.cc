@@ -24,6 +24,7 @@ StallMonitor::StallMonitor(const Config& config, int rank, spdlog::logger& logge
       logger_(logger) {}
 
 Result<StallMonitor::Notices> StallMonitor::check(std::map<ChannelId, Channel>& channels,
+                                                  const Executor& executor,
                                                   Clock::time_point now) {
   Notices notices;
   if (now < next_check_) return notices;
@@ -39,7 +40,29 @@ Result<StallMonitor::Notices> StallMonitor::check(std::map<ChannelId, Channel>& 
       if (warn_after_.count() > 0) warn_of_leader(channel, now);
     }
   }
+  if (Status status = check_started(executor, now); !status.ok()) return status;
   return notices;
+}
+
+Status StallMonitor::check_started(const Executor& executor, Clock::time_point now) {
+  if (abort_after_.count() > 0) {
+    for (const Executor::Stall& stall : executor.stalled(now, kPatience * abort_after_)) {
+      return Status::error(fmt::format(
+          "{}: given up after {:.1f} s: rank(s) {} take part, rank(s) {} have not come "
+          "(KOLO_STALL_ABORT_SECONDS)",
+          stall.operation, stall.age.count(), fmt::join(stall.present, ", "),
+          fmt::join(stall.missing, ", ")));
+    }
+  }
+  if (warn_after_.count() == 0 || now - last_report_ < warn_after_) return {};
+  for (const Executor::Stall& stall : executor.stalled(now, warn_after_)) {
+    last_report_ = now;
+    if (stall.present.front() != rank_) continue;
+    logger_.warn("stalled: rank(s) {} have not come to {} ({:.1f} s), for which others wait. Are they "
+                 "slow, or on another path of the program?",
+                 fmt::join(stall.missing, ", "), stall.operation, stall.age.count());
+  }
+  return {};
 }
 
 void StallMonitor::give_up(Negotiator& negotiator, Clock::time_point now) const {

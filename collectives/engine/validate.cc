@@ -61,6 +61,13 @@ std::span<const std::int64_t> common_dimensions(const Request& request) {
 
 }  // namespace
 
+std::string departure_error(int rank) {
+  return fmt::format(
+      "rank {} has shut down Kolo (or ended) without taking part. Every rank of the process set must "
+      "run the same operations.",
+      rank);
+}
+
 std::string check_request(const Request& request, std::span<const int> ranks) {
   switch (request.kind) {
     case CollectiveKind::Allreduce:

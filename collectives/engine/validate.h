@@ -17,4 +17,7 @@ std::string check_request(const Request& request, std::span<const int> ranks);
 std::string find_mismatch(const Request& first, int first_rank, const Request& other,
                           int other_rank);
 
+/// Why an operation fails that a rank has left without.
+std::string departure_error(int rank);
+
 }  // namespace kolo::core

@@ -18,6 +18,12 @@ namespace kolo::core {
 
 using Clock = std::chrono::steady_clock;
 
+/// A tensor that travels with others in one operation, for the timeline.
+struct Part {
+  std::string name;
+  Clock::time_point ready;
+};
+
 /// What an operation leaves besides the bytes in its output.
 struct Outcome {
   /// Allgather: the concatenated bytes, and each member's first dimension.
@@ -63,7 +69,12 @@ class Work {
 
 /// An operation on its way from the user's thread through the coordinator.
 struct Submission {
+  /// The process set.
   ChannelId channel = kWorldChannel;
+  /// Not 0: the operation belongs to this plan of the set. All members submit a plan's operations in the
+  /// same order, with requests that fit, an all-gather with as many rows on each; it starts at once.
+  /// Allreduce, Broadcast or Allgather.
+  PlanId plan = 0;
   Request request;
   /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast is
   /// in place on `output`; an all-gather has no output: it makes one.
@@ -73,6 +84,8 @@ struct Submission {
   std::shared_ptr<void> keepalive;
   std::shared_ptr<Work> work = std::make_shared<Work>();
   Clock::time_point submitted = Clock::now();
+  /// What it is made of; empty when it is one tensor, the request's.
+  std::vector<Part> parts;
 };
 
 }  // namespace kolo::core

@@ -33,6 +33,7 @@ class Writer {
   }
   void operator()(const Request& request) { fields(*this, request); }
   void operator()(const Response& response) { fields(*this, response); }
+  void operator()(const PlanProgress& progress) { fields(*this, progress); }
 
   template <typename Visitor, typename R>
   static void fields(Visitor& visit, R& r) {
@@ -47,7 +48,11 @@ class Writer {
       visit(r.postscale);
       visit(r.shape);
       visit(r.refusal);
+    } else if constexpr (std::is_same_v<std::remove_const_t<R>, PlanProgress>) {
+      visit(r.channel);
+      visit(r.operations);
     } else {
+      static_assert(std::is_same_v<std::remove_const_t<R>, Response>);
       visit(r.name);
       visit(r.error);
       visit(r.first_dimensions);
@@ -96,7 +101,7 @@ class Reader {
   template <typename T>
   void operator()(std::vector<T>& items) {
     // The least that one encoded item takes bounds what a hostile length can allocate.
-    constexpr std::size_t kLeast = std::is_arithmetic_v<T> ? sizeof(T) : 16;
+    constexpr std::size_t kLeast = std::is_arithmetic_v<T> ? sizeof(T) : 12;
     const std::size_t size = length(kLeast);
     if (failed_) return;
     items.resize(size);
@@ -104,6 +109,7 @@ class Reader {
   }
   void operator()(Request& request) { Writer::fields(*this, request); }
   void operator()(Response& response) { Writer::fields(*this, response); }
+  void operator()(PlanProgress& progress) { Writer::fields(*this, progress); }
 
   bool finished() const { return !failed_ && bytes_.empty(); }
 
@@ -147,6 +153,12 @@ void message_fields(Visitor& visit, M& message) {
   } else if constexpr (std::is_same_v<Kind, ResponseList>) {
     visit(message.channel);
     visit(message.responses);
+  } else if constexpr (std::is_same_v<Kind, Leave>) {
+    visit(message.plans);
+  } else if constexpr (std::is_same_v<Kind, MemberLeft>) {
+    visit(message.channel);
+    visit(message.rank);
+    visit(message.plans);
   } else if constexpr (std::is_same_v<Kind, Failure>) {
     visit(message.reason);
   } else if constexpr (std::is_same_v<Kind, AllLeft> || std::is_same_v<Kind, StallNotice>) {

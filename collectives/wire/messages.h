@@ -61,9 +61,28 @@ struct ResponseList {
   bool operator==(const ResponseList&) const = default;
 };
 
+/// How many operations of a plan a rank has submitted.
+struct PlanProgress {
+  ChannelId channel = 0;
+  std::uint64_t operations = 0;
+
+  bool operator==(const PlanProgress&) const = default;
+};
+
 /// "I have called shutdown": sent to the leader of each set that the rank belongs to.
 struct Leave {
+  std::vector<PlanProgress> plans;
+
   bool operator==(const Leave&) const = default;
+};
+
+/// Leader to member: this rank has called shutdown, so that plans of the set end where it ended them.
+struct MemberLeft {
+  ChannelId channel = kWorldChannel;
+  std::int32_t rank = 0;
+  std::vector<PlanProgress> plans;
+
+  bool operator==(const MemberLeft&) const = default;
 };
 
 /// Leader to member: every member of the set has left, and nothing more will come.
@@ -114,6 +133,6 @@ struct TraceLines {
 };
 
 using Message = std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello,
-                             Welcome, TraceLines>;
+                             Welcome, TraceLines, MemberLeft>;
 
 }  // namespace kolo::core

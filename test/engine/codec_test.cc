@@ -92,7 +92,11 @@ ChannelId any_channel() { return *rc::gen::arbitrary<ChannelId>(); }
 
 void fill(RequestList& m) { m = {any_channel(), some(any_request)}; }
 void fill(ResponseList& m) { m = {any_channel(), some(any_response)}; }
-void fill(Leave& /*m*/) {}
+PlanProgress any_progress() { return {any_channel(), *rc::gen::arbitrary<std::uint64_t>()}; }
+void fill(Leave& m) { m = {some(any_progress)}; }
+void fill(MemberLeft& m) {
+  m = {any_channel(), *rc::gen::arbitrary<std::int32_t>(), some(any_progress)};
+}
 void fill(AllLeft& m) { m = {any_channel()}; }
 void fill(Failure& m) { m = {any_text()}; }
 void fill(StallNotice& m) { m = {any_channel()}; }

@@ -85,6 +85,8 @@ class FakePlane final : public DataPlane {
       return Progress::Done;
     }
 
+    std::vector<int> missing() const override { return {1}; }
+
    private:
     FakePlane& plane_;
     const Collective collective_;
@@ -255,6 +257,35 @@ TEST_P(ExecutorTest, FailureCompletesEverything) {
     }
     EXPECT_GT(failed, 400U);
   }
+}
+
+TEST_P(ExecutorTest, EndsAChannelWhereAMemberLeft) {
+  FakePlane plane(6);
+  plane.stuck_channel = 5;
+  Executor executor(plane, GetParam(), nullptr);
+  executor.add_channel(5, {3, 8}, 0);
+  std::vector<Tensor> all = tensors(40, 16, plane.random);
+  const auto enqueue_one = [&](std::size_t i) {
+    executor.enqueue(5, {all[i].agreed(fmt::format("t{}", i), 5)});
+  };
+  for (std::size_t i = 0; i < 30; ++i) enqueue_one(i);
+  ASSERT_TRUE(executor.progress().ok());
+  const auto stalls = executor.stalled(Clock::now(), std::chrono::seconds(0));
+  ASSERT_EQ(stalls.size(), 1U);
+  EXPECT_EQ(stalls[0].operation, "allreduce 't0'");
+  EXPECT_EQ(stalls[0].present, std::vector<int>{3});
+  EXPECT_EQ(stalls[0].missing, std::vector<int>{8});
+  executor.end(5, 7, "rank 8 left");
+  executor.end(5, 9, "too late");
+  for (std::size_t i = 30; i < 40; ++i) enqueue_one(i);
+  for (std::size_t i = 7; i < 40; ++i) {
+    ASSERT_TRUE(all[i].work->done());
+    EXPECT_EQ(all[i].work->wait().message(), fmt::format("allreduce 't{}': rank 8 left", i));
+  }
+  plane.stuck_channel = 9;
+  finish(executor);
+  all.resize(7);
+  expect_one_more(all);
 }
 
 // Each thread of ranks played in turn, on the plane that is its own oracle.

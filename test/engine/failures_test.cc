@@ -76,6 +76,7 @@ class FaultyData final : public job::ForwardingData {
  private:
   struct Faulty final : Operation {
     Result<Progress> progress() override { return Status::error("cable cut"); }
+    std::vector<int> missing() const override { return {}; }
   };
 
   const std::uint64_t number_;
@@ -127,6 +128,7 @@ class CutData final : public job::ForwardingData {
       if (cut_) return Status::error("cable cut");
       return Progress::Waiting;
     }
+    std::vector<int> missing() const override { return {}; }
     const std::atomic<bool>& cut_;
   };
 
@@ -296,6 +298,40 @@ TEST_P(FailuresTest, GivesUpOnStalls) {
       if (rank != late) meeting.arrive_and_wait();
       // With a leader that did not answer, nothing is certain any more.
       if (late != 0) programs::run(context, all, {.name = "t"});
+    });
+  }
+}
+
+TEST_P(FailuresTest, WarnsOfRanksThatDoNotComeToAPlan) {
+  Job job(3, GetParam());
+  job.config.stall_warning = std::chrono::milliseconds(200);
+  ::testing::internal::CaptureStderr();
+  run(job, [&](Context& context, int rank, std::barrier<>&) {
+    const Set all = programs::world(context);
+    if (rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1600));
+    programs::run(context, all, {.name = "group", .plan = 1});
+  });
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_THAT(log, AllOf(HasSubstr("[kolo rank 0] warning: stalled: rank(s) 1 have not come to "),
+                         HasSubstr("allreduce 'group'")));
+  EXPECT_THAT(log, ::testing::Not(HasSubstr("[kolo rank 2] warning")));
+}
+
+TEST_P(FailuresTest, GivesUpOnRanksThatDoNotComeToAPlan) {
+  for (int late = 0; late < 3; ++late) {
+    Job job(3, GetParam());
+    job.config.stall_abort = std::chrono::milliseconds(200);
+    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      if (rank != late) {
+        const Call call(context, all, {.name = "group", .plan = 1});
+        EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'group'"), HasSubstr("given up"),
+                                                 HasSubstr(fmt::format("rank(s) {}", late))));
+      }
+      meeting.arrive_and_wait();
+      // What the late rank has not heard yet it hears from an operation of all.
+      const Call after(context, all, {.name = "after"});
+      EXPECT_THAT(error_of(after.work()), HasSubstr("given up"));
     });
   }
 }

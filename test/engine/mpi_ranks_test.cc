@@ -74,6 +74,13 @@ TEST(MpiRanks, OneIsRefusedAndAllGoOn) {
   }
 }
 
+TEST(MpiRanks, PlansAmongNegotiatedOperations) {
+  const auto context = create();
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    programs::run_plans(*context, programs::world(*context), 20, seed);
+  }
+}
+
 TEST(MpiRanks, LeaveWithOperationsPending) {
   for (unsigned i = 0; i < 10; ++i) {
     const auto context = create();

@@ -43,6 +43,7 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
   output_ = in_place ? input_ : std::make_shared<oracle::Bytes>(input_->size());
   Submission submission;
   submission.channel = set_.channel;
+  submission.plan = recipe_.plan;
   submission.request.name = recipe_.name;
   submission.request.kind = recipe_.kind;
   submission.request.dtype = recipe_.dtype;
@@ -61,7 +62,8 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
 
 Shape Call::shape_of(int rank) const {
   if (recipe_.kind != CollectiveKind::Allgather) return {recipe_.count};
-  const auto more = static_cast<std::int64_t>((recipe_.seed + static_cast<unsigned>(rank)) % 3);
+  const auto own = recipe_.plan == 0 ? static_cast<unsigned>(rank) : 0U;
+  const auto more = static_cast<std::int64_t>((recipe_.seed + own) % 3);
   return {recipe_.count + more, 2};
 }
 
@@ -150,6 +152,31 @@ void run_in_random_order(Context& context, const Set& set, std::size_t operation
   for (const Recipe& recipe : recipes) {
     calls.emplace_back(context, set, recipe);
     if (own() % 8 == 0) std::this_thread::yield();
+  }
+  for (const Call& call : calls) call.check();
+}
+
+void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed) {
+  constexpr PlanId kPlans = 3;
+  std::mt19937_64 own(seed * 64 + static_cast<unsigned>(context.topology().rank));
+  std::vector<Call> calls;
+  std::vector<std::uint64_t> next(kPlans + 1);
+  for (std::size_t i = 0; i < kPlans * rounds;) {
+    // 0: an operation that is negotiated.
+    const auto plan = static_cast<PlanId>(own() % (kPlans + 1));
+    if (next[plan] == rounds) continue;
+    const std::uint64_t number = next[plan]++;
+    Recipe recipe = random_recipe(fmt::format("{}.{}", plan, number),
+                                  seed * 10'007 + plan * 1009 + number, set);
+    recipe.plan = plan;
+    if (plan != 0 && recipe.kind == CollectiveKind::Barrier) recipe.kind = CollectiveKind::Broadcast;
+    calls.emplace_back(context, set, recipe);
+    if (plan != 0) ++i;
+    if (own() % 8 == 0) calls[own() % calls.size()].work().done();
+  }
+  for (; next[0] < rounds; ++next[0]) {
+    calls.emplace_back(context, set, random_recipe(fmt::format("0.{}", next[0]),
+                                                   seed * 10'007 + next[0], set));
   }
   for (const Call& call : calls) call.check();
 }

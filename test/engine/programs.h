@@ -40,6 +40,8 @@ struct Recipe {
   std::int64_t count = 1;
   /// For the values.
   std::uint64_t seed = 0;
+  /// Not 0: of this plan; an all-gather then has as many rows on each member.
+  PlanId plan = 0;
 };
 
 /// One rank's part in an operation.
@@ -76,6 +78,10 @@ Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set
 /// Operations of every kind, submitted by each rank in an order of its own, and all checked.
 void run_in_random_order(Context& context, const Set& set, std::size_t operations,
                          std::uint64_t seed);
+
+/// Operations of three plans, and as many that are negotiated, interleaved on each rank in a way of its
+/// own.
+void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed);
 
 /// Two threads of each rank, each with a process set of its own that has all ranks.
 void run_two_sets(Context& context, int rounds);

@@ -56,6 +56,47 @@ std::shared_ptr<Work> refuse(Context& context, const std::string& name, const st
   return context.submit(std::move(submission));
 }
 
+// ---- plans ----
+
+TEST_P(RanksTest, PlansAmongNegotiatedOperations) {
+  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+    run(1 + static_cast<int>(seed % 4), [seed](Context& context, int rank, std::barrier<>&) {
+      programs::run_plans(context, programs::world(context), 12, seed);
+      if (context.topology().size < 3) return;
+      const Set some = programs::add_set(context, "some", {0, 2});
+      if (rank == 0 || rank == 2) programs::run_plans(context, some, 12, seed);
+    });
+  }
+}
+
+TEST_P(RanksTest, LeavesWhileOthersWaitInAPlan) {
+  for (int leaver = 0; leaver < 3; ++leaver) {
+    run(3, [leaver](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      const auto group = [&](PlanId plan, std::uint64_t number) {
+        return Call(context, all,
+                    {.name = fmt::format("group {}", number), .seed = number, .plan = plan});
+      };
+      group(1, 0).check();
+      // The leaver has submitted one operation more of plan 1, and none of plan 2.
+      const Call last = group(1, 1);
+      if (rank != leaver) {
+        const Call lonely = group(1, 2);
+        const Call other = group(2, 3);
+        meeting.arrive_and_wait();
+        last.check();
+        const std::string left = fmt::format("rank {} has shut down", leaver);
+        EXPECT_THAT(error_of(lonely.work()), AllOf(HasSubstr("'group 2'"), HasSubstr(left)));
+        EXPECT_THAT(error_of(other.work()), AllOf(HasSubstr("'group 3'"), HasSubstr(left)));
+        EXPECT_THAT(error_of(group(1, 4).work()), HasSubstr(left));
+        EXPECT_THAT(error_of(group(3, 5).work()), HasSubstr(left));
+      } else {
+        meeting.arrive_and_wait();
+      }
+    });
+  }
+}
+
 // ---- leaving ----
 
 TEST_P(RanksTest, LeavesWhileOthersWait) {

@@ -1,0 +1,81 @@
+#include "gradient_plan.h"
+
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "bridge.h"
+
+namespace kolo {
+namespace {
+
+std::vector<core::PlannedTensor> describe(const std::vector<torch::Tensor>& parameters) {
+  std::vector<core::PlannedTensor> tensors;
+  for (const torch::Tensor& parameter : parameters) {
+    tensors.push_back({detail::to_core(parameter.scalar_type()), parameter.numel()});
+  }
+  return tensors;
+}
+
+core::GroupLimits limits_of(const core::Context& context) {
+  const auto threshold = static_cast<std::size_t>(context.config().fusion_threshold);
+  core::GroupLimits limits;
+  limits.first = std::min(limits.first, threshold);
+  limits.each = std::min(limits.each, threshold);
+  return limits;
+}
+
+/// A tensor of its own in memory that it keeps alive.
+torch::Tensor tensor_in(const std::shared_ptr<std::byte>& memory, std::int64_t bytes_before,
+                        torch::IntArrayRef sizes, torch::IntArrayRef strides,
+                        const torch::Tensor& like) {
+  return torch::from_blob(
+      memory.get() + bytes_before, sizes, strides, [memory](void*) {},
+      torch::TensorOptions().dtype(like.dtype()).device(like.device()));
+}
+
+std::vector<std::int64_t> strides_of_gradient(const torch::Tensor& parameter) {
+  if (parameter.is_non_overlapping_and_dense()) return parameter.strides().vec();
+  return torch::empty(parameter.sizes(), torch::kMeta).strides().vec();
+}
+
+}  // namespace
+
+GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
+                           const std::vector<std::size_t>& order)
+    : places_(parameters.size()) {
+  for (const core::PlanGroup& planned :
+       core::plan_groups(describe(parameters), order, limits_of(context))) {
+    const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
+    const auto bytes = static_cast<std::size_t>(planned.elements * element);
+    const std::shared_ptr<std::byte> memory = context.allocate(bytes);
+    std::memset(memory.get(), 0, bytes);
+    const torch::Tensor& first = parameters[planned.slots.front().tensor];
+    Group group{.buffer = tensor_in(memory, 0, {planned.elements}, {1}, first)};
+    for (const core::PlanGroup::Slot& slot : planned.slots) {
+      const torch::Tensor& parameter = parameters[slot.tensor];
+      group.parameters.push_back(slot.tensor);
+      places_[slot.tensor] = {
+          .group = groups_.size(),
+          .view = tensor_in(memory, slot.offset * element, parameter.sizes(),
+                            strides_of_gradient(parameter), parameter)};
+    }
+    groups_.push_back(std::move(group));
+  }
+}
+
+bool GradientPlan::lies_in_place(const torch::Tensor& gradient, std::size_t parameter) const {
+  const torch::Tensor& place = view(parameter);
+  return gradient.layout() == torch::kStrided && gradient.data_ptr() == place.data_ptr() &&
+         gradient.sizes() == place.sizes() && gradient.strides() == place.strides();
+}
+
+bool GradientPlan::fits(const torch::Tensor& gradient, std::size_t parameter) const {
+  const torch::Tensor& place = view(parameter);
+  return gradient.layout() == torch::kStrided && gradient.sizes() == place.sizes() &&
+         gradient.scalar_type() == place.scalar_type() && gradient.device() == place.device();
+}
+
+}  // namespace kolo

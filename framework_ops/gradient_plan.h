@@ -1,0 +1,50 @@
+#pragma once
+
+/// Where the gradients of an optimizer's parameters lie: next to each other, in buffers that are reduced
+/// as they are.
+
+#include <torch/types.h>
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "context/context.h"
+#include "engine/group_planner.h"
+
+namespace kolo {
+
+class GradientPlan {
+ public:
+  struct Group {
+    /// One-dimensional, of all its parameters' gradients.
+    torch::Tensor buffer;
+    std::vector<std::size_t> parameters;
+  };
+
+  /// Of `parameters`, in `order`. Views are zero.
+  GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
+               const std::vector<std::size_t>& order);
+
+  std::size_t group_of(std::size_t parameter) const { return places_[parameter].group; }
+  /// The place of a parameter's gradient: with its shape, dtype and, if it is dense, its strides.
+  const torch::Tensor& view(std::size_t parameter) const { return places_[parameter].view; }
+  /// In the order in which they start.
+  const std::vector<Group>& groups() const { return groups_; }
+
+  /// Whether `gradient` is the memory of that view.
+  bool lies_in_place(const torch::Tensor& gradient, std::size_t parameter) const;
+  /// Whether it can be copied into that view.
+  bool fits(const torch::Tensor& gradient, std::size_t parameter) const;
+
+ private:
+  struct Place {
+    std::size_t group = 0;
+    torch::Tensor view;
+  };
+
+  std::vector<Place> places_;
+  std::vector<Group> groups_;
+};
+
+}  // namespace kolo
