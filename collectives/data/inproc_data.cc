@@ -25,12 +25,10 @@ void copy(void* to, const void* from, std::size_t bytes) {
 
 void allreduce(const std::vector<Collective>& members) {
   const Collective& any = members.front();
-  std::vector<const void*> inputs;
-  for (const Collective& member : members) inputs.push_back(member.output);
-  const std::size_t bytes = static_cast<std::size_t>(any.count) * size_of(any.dtype);
-  std::vector<std::byte> result(bytes);
-  reduce(any.dtype, any.op, inputs, result.data(), any.count, any.prescale, any.postscale);
-  for (const Collective& member : members) copy(member.output, result.data(), bytes);
+  std::vector<void*> outputs;
+  for (const Collective& member : members) outputs.push_back(member.output);
+  const std::vector<const void*> inputs(outputs.begin(), outputs.end());
+  reduce(any.dtype, any.op, inputs, outputs, any.count, any.prescale, any.postscale);
 }
 
 void broadcast(const std::vector<Collective>& members) {

@@ -58,7 +58,8 @@ class DirectAllreduce final : public MpiOperation {
   void reduce_vectors() {
     std::vector<const void*> inputs;
     for (int member = 0; member < members(); ++member) inputs.push_back(vectors_[member].data());
-    reduce(collective().dtype, collective().op, inputs, collective().output, collective().count,
+    void* const output = collective().output;
+    reduce(collective().dtype, collective().op, inputs, {&output, 1}, collective().count,
            collective().prescale, collective().postscale);
   }
 
@@ -173,8 +174,9 @@ class SlicedAllreduce final : public MpiOperation {
     for (const Peer& peer : peers_) {
       inputs[static_cast<std::size_t>(peer.member)] = peer.part(reduced_, result.size()).data();
     }
+    void* const output = result.data();
     const std::size_t count = result.size() / size_of(collective().dtype);
-    reduce(collective().dtype, collective().op, inputs, result.data(),
+    reduce(collective().dtype, collective().op, inputs, {&output, 1},
            static_cast<std::int64_t>(count), collective().prescale, collective().postscale);
     ++reduced_;
     return true;

@@ -207,6 +207,14 @@ Bytes random_values(DataType dtype, std::int64_t count, std::uint64_t seed) {
   return bytes;
 }
 
+Bytes random_bits(DataType dtype, std::int64_t count, std::uint64_t seed) {
+  Bytes bytes(static_cast<std::size_t>(count) * size_of(dtype));
+  for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {
+    put_integer(dtype, bytes, i, static_cast<Wide>(scrambled(scrambled(seed) + i)));
+  }
+  return bytes;
+}
+
 Bytes filled(DataType dtype, std::int64_t count, long double value) {
   Bytes bytes(static_cast<std::size_t>(count) * size_of(dtype));
   for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i) {

@@ -31,6 +31,9 @@ bool same_values(DataType dtype, const Bytes& a, const Bytes& b);
 /// for floating-point numbers. The same for the same seed.
 Bytes random_values(DataType dtype, std::int64_t count, std::uint64_t seed);
 
+/// Also NaNs and infinities, of floating-point numbers.
+Bytes random_bits(DataType dtype, std::int64_t count, std::uint64_t seed);
+
 /// `value` in each of `count` elements.
 Bytes filled(DataType dtype, std::int64_t count, long double value);
 
