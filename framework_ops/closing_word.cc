@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <type_traits>
 
@@ -31,6 +32,8 @@ ClosingWord ClosingWord::read(const std::uint8_t* bytes, std::size_t parameters)
 std::string find_disagreement(std::span<const ClosingWord> words,
                               std::span<const std::string> parameter_names) {
   const ClosingWord::Head& first = words.front().head;
+  const auto in_backward = [](const ClosingWord& word) { return !word.head.in_step; };
+  const bool any_in_backward = std::ranges::any_of(words, in_backward);
   for (const ClosingWord& word : words) {
     const ClosingWord::Head& head = word.head;
     switch (head.trouble) {
@@ -54,6 +57,13 @@ std::string find_disagreement(std::span<const ClosingWord> words,
           "in step {}, rank {} for time {} in step {}. Call backward() equally often on all ranks "
           "between two step(), or accumulate under no_sync().",
           first.rank, first.round + 1, first.step, head.rank, head.round + 1, head.step);
+    }
+    if (head.repeats && any_in_backward) {
+      return fmt::format(
+          "rank {} calls step() without a backward() since its last one, with gradients that were used "
+          "already, while other ranks have new ones. Call step() once for each backward, or "
+          "zero_grad() before a step without one.",
+          head.rank);
     }
   }
   return {};

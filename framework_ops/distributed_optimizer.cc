@@ -60,7 +60,7 @@ DistributedOptimizer::DistributedOptimizer(
 DistributedOptimizer::~DistributedOptimizer() = default;
 
 torch::Tensor DistributedOptimizer::step(LossClosure closure) {
-  mirror_->reconcile();
+  reducer_->check_step([this] { mirror_->reconcile(); });
   return reducer_->step(closure != nullptr, [&] {
     if (closure == nullptr) return inner_.step();
     return inner_.step([&] { return reducer_->after_closure(closure()); });

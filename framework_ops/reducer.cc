@@ -312,11 +312,32 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
-  require_hooks();
+  check_step([this] { require_hooks(); });
   const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
   if (!fresh && !local_ && round_ > 0) return;
   close_round(/*failed=*/false, /*in_step=*/true);
   finish_rounds();
+}
+
+void DistributedOptimizer::Reducer::check_step(const std::function<void()>& check) {
+  try {
+    check();
+  } catch (const Error&) {
+    if (!alone_) {
+      close_round(/*failed=*/true, /*in_step=*/true);
+      std::string told;
+      finish_round(told);
+    }
+    throw;
+  }
+}
+
+bool DistributedOptimizer::Reducer::holds_used_gradients() const {
+  return std::ranges::any_of(parameters_, [](const Parameter& parameter) {
+    const torch::Tensor& gradient = parameter.tensor.grad();
+    return parameter.reduced && gradient.defined() && gradient.layout() == torch::kStrided &&
+           gradient.count_nonzero().item<std::int64_t>() > 0;
+  });
 }
 
 /// LibTorch drops our hooks without a word when it changes the type of a parameter.
@@ -384,6 +405,7 @@ void DistributedOptimizer::Reducer::take(std::size_t index) {
 /// Starts what is left, and says this rank's word, without waiting for anything.
 void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
   const torch::NoGradGuard no_grad;
+  word_.head.repeats = in_step && round_ == 0 && passes_ == 0 && holds_used_gradients();
   while (next_group_ < groups_.size()) start(next_group_++);
   if (failed) word_.head.trouble = ClosingWord::Trouble::Exception;
   word_.head.step = step_;
@@ -442,6 +464,10 @@ void DistributedOptimizer::Reducer::finish(std::size_t index, bool any_gradient)
   const torch::Tensor untouched = std::exchange(parameter.untouched, {});
   // Another gradient has come meanwhile: see before_gradient().
   const bool late = gradient.defined() && !gradient.is_same(result);
+  if (result.defined() && !plan_->fits(result, index)) {
+    gradient = result;
+    return;
+  }
   if (any_gradient) {
     if (result.defined() && !plan_->lies_in_place(result, index)) {
       result.detach().copy_(place);

@@ -65,6 +65,9 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   /// Reduces what is still local. Gives the mean of the ranks' losses.
   torch::Tensor after_closure(const torch::Tensor& loss);
 
+  /// Runs `check`. If it throws, the other ranks are told in a round of their own, and it throws here.
+  void check_step(const std::function<void()>& check);
+
   void enter_no_sync() { ++no_sync_; }
   void leave_no_sync() { --no_sync_; }
 
@@ -113,6 +116,7 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
 
   void reduce_local();
   void require_hooks() const;
+  bool holds_used_gradients() const;
   void expect_gradients();
   void start_groups();
   void start(std::size_t group);

@@ -43,8 +43,9 @@ class OptimizerErrorsTest : public FrameworkTest {
     return squared_error(net_->forward(input(step, 0, kolo::rank())), step, 0, kolo::rank());
   }
 
-  /// From here on, training is what it is in one process.
-  void expect_right_training(torch::optim::Optimizer& optimizer) {
+  /// From here on, training is what it is in one process, if all have the same parameters now.
+  void expect_right_training(torch::optim::Optimizer& optimizer, bool same_parameters = true) {
+    if (!same_parameters) kolo::broadcast_parameters(*net_, 0);
     Net oracle;
     torch::optim::SGD plain(oracle->parameters(), 0.1);
     {
@@ -94,6 +95,18 @@ TEST_F(OptimizerErrorsTest, AParameterOfTwoOptimizers) {
   sgd_ = std::make_unique<torch::optim::SGD>(net_->parameters(), 0.1);
   DistributedOptimizer after(*sgd_, net_->named_parameters());
   expect_right_training(after);
+}
+
+TEST_F(OptimizerErrorsTest, AParameterWithoutANameOnOneRank) {
+  if (alone_) return;
+  Names names;
+  for (const auto& item : net_->named_parameters()) {
+    if (kolo::rank() != 1 || item.key() != "b.bias") names.insert(item.key(), item.value());
+  }
+  expect_error([&] { DistributedOptimizer(*sgd_, names); },
+               {"on rank 1", "has no name", "group 0", "[7]", "named_parameters()"});
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  expect_right_training(optimizer);
 }
 
 TEST_F(OptimizerErrorsTest, OtherNamesOnARank) {
@@ -158,6 +171,37 @@ TEST_F(OptimizerErrorsTest, ParametersThatWereAddedLater) {
   const torch::Tensor more = torch::zeros({2}).requires_grad_();
   sgd_->add_param_group(torch::optim::OptimizerParamGroup({more}));
   expect_error([&] { optimizer.step(); }, {"added to an optimizer", "wrap it anew"});
+}
+
+TEST_F(OptimizerErrorsTest, ParametersThatWereAddedLaterOnOneRank) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  loss().backward();
+  if (kolo::rank() == 0) {
+    const torch::Tensor more = torch::zeros({2}).requires_grad_();
+    sgd_->add_param_group(torch::optim::OptimizerParamGroup({more}));
+    expect_error([&] { optimizer.step(); }, {"added to an optimizer", "wrap it anew"});
+  } else {
+    optimizer.step();
+    expect_error([&] { loss().backward(); }, {"exception on rank 0"});
+  }
+  expect_usable();
+}
+
+TEST_F(OptimizerErrorsTest, AnotherShapeOnOneRankLater) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  expect_right_training(optimizer);
+  const torch::Tensor before = flat_parameters(*net_);
+  if (kolo::rank() == 1) {
+    net_->c->bias.mutable_grad() = torch::ones({5}, torch::kFloat64);
+    net_->b->bias.mutable_grad().reset();
+    expect_error([&] { (net_->b->bias * 2).sum().backward(); },
+                 {"'optimizer", "c.bias' on rank 1", "shape"});
+  } else {
+    expect_error([&] { loss().backward(); }, {"c.bias' on rank 1", "shape"});
+  }
+  EXPECT_TRUE(identical(flat_parameters(*net_), before));
 }
 
 TEST_F(OptimizerErrorsTest, ParametersThatWereConvertedLater) {
@@ -225,7 +269,74 @@ TEST_F(OptimizerErrorsTest, MoreBackwardPassesOnOneRank) {
   expect_error([&] { loss().backward(); },
                {"different numbers of backward passes", "rank 0", "for time 2 in step 0", "rank 1",
                 "for time 1 in step 1"});
-  expect_usable();
+  // All count as the one that is ahead.
+  expect_right_training(optimizer, /*same_parameters=*/false);
+}
+
+TEST_F(OptimizerErrorsTest, StepTwiceOnOneRank) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  loss().backward();
+  optimizer.step();
+  const torch::Tensor before = flat_parameters(*net_);
+  const std::vector<std::string> parts = {"rank 1 calls step() without a backward()", "zero_grad()"};
+  if (kolo::rank() == 1) {
+    expect_error([&] { optimizer.step(); }, parts);
+  } else {
+    optimizer.zero_grad();
+    expect_error([&] { loss().backward(); }, parts);
+  }
+  EXPECT_TRUE(identical(flat_parameters(*net_), before));
+  expect_right_training(optimizer);
+}
+
+TEST_F(OptimizerErrorsTest, StepTwiceOnAllRanks) {
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  loss().backward();
+  const torch::Tensor gradient = net_->c->weight.grad().clone();
+  const torch::Tensor before = net_->c->weight.detach().clone();
+  optimizer.step();
+  optimizer.step();
+  EXPECT_LT(relative_difference(net_->c->weight.detach(), before - 0.2 * gradient), 1e-12);
+  EXPECT_TRUE(identical_on_all_ranks(flat_parameters(*net_)));
+}
+
+// Clipping by norm on that rank would be of a gradient that is not the average yet.
+TEST_F(OptimizerErrorsTest, ALossThatReachesNoParameterOnOneRank) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  ::testing::internal::CaptureStderr();
+  optimizer.zero_grad();
+  const torch::Tensor constant = torch::ones({1}).requires_grad_();
+  if (kolo::rank() == 1) {
+    constant.sum().backward();
+  } else {
+    loss().backward();
+  }
+  optimizer.step();
+  const std::string log = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(log.find("reached no parameter on this rank") != std::string::npos, kolo::rank() == 1)
+      << log;
+  EXPECT_TRUE(identical_on_all_ranks(flat_parameters(*net_)));
+}
+
+// Rank 1 waits for the others at c, and they for it at b.
+TEST_F(OptimizerErrorsTest, ABackwardThatReachesOneOfTwoOptimizersOnOneRank) {
+  if (alone_) return;
+  const OptimizerPtr of_b = sgd()(net_->b->parameters());
+  const OptimizerPtr of_c = sgd()(net_->c->parameters());
+  DistributedOptimizer b(*of_b, net_->b->named_parameters());
+  DistributedOptimizer c(*of_c, net_->c->named_parameters());
+  for (int step = 0; step < 4; ++step) {
+    b.zero_grad();
+    c.zero_grad();
+    torch::Tensor hidden = net_->b(random({2, 7}, {step, kolo::rank()}));
+    if (kolo::rank() == 1) hidden = hidden.detach();
+    net_->c(hidden).pow(2).mean().backward();
+    b.step();
+    c.step();
+    EXPECT_TRUE(identical_on_all_ranks(flat_parameters(*net_)));
+  }
 }
 
 TEST_F(OptimizerErrorsTest, AnExceptionInBackwardOnOneRank) {
