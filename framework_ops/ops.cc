@@ -3,6 +3,11 @@
 #include <kolo/ops.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cstddef>
+#include <memory>
+#include <utility>
+
 #include "bridge.h"
 #include "global.h"
 
@@ -32,6 +37,22 @@ torch::Tensor output_like(const torch::Tensor& tensor) {
 }
 
 }  // namespace
+
+torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options) {
+  if (!options.device().is_cpu() || options.layout() != torch::kStrided) {
+    throw Error(c10::str("kolo::empty(): device ", options.device(), " and layout ",
+                         options.layout(), " were asked for, but this build makes dense CPU tensors"));
+  }
+  if (std::ranges::any_of(sizes, [](std::int64_t size) { return size < 0; })) {
+    throw Error(c10::str("kolo::empty(): a size is negative: ", sizes));
+  }
+  const std::size_t bytes =
+      static_cast<std::size_t>(c10::multiply_integers(sizes)) * options.dtype().itemsize();
+  std::shared_ptr<void> memory = detail::current_context()->allocate(bytes);
+  if (memory == nullptr) throw Error(c10::str("kolo::empty(): no memory for ", bytes, " bytes"));
+  void* const address = memory.get();
+  return torch::from_blob(address, sizes, [memory = std::move(memory)](void*) {}, options);
+}
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
   return allreduce_async(tensor, options).result();

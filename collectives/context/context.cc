@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <utility>
 
 #include "context/handshake.h"
@@ -85,6 +86,12 @@ void Context::leave() {
   // While rank 0 still listens.
   if (relay_ != nullptr) timeline_->flush();
   coordinator_->leave();
+}
+
+std::shared_ptr<void> Context::allocate(std::size_t bytes) {
+  constexpr std::size_t kCacheLine = 64;
+  const std::size_t lines = bytes / kCacheLine + 1;
+  return {std::aligned_alloc(kCacheLine, lines * kCacheLine), std::free};
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

@@ -54,6 +54,10 @@ class Context {
   /// Thread-safe.
   int take_number() { return next_number_++; }
 
+  /// Memory that is aligned for all planes. It may outlive the Context. Null when there is not enough of
+  /// it. Thread-safe.
+  std::shared_ptr<void> allocate(std::size_t bytes);
+
   /// Null when there is none. Thread-safe.
   Timeline* timeline() { return timeline_.get(); }
 
