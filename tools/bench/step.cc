@@ -90,6 +90,7 @@ class StepBench {
   void run() {
     report_.announce(labels_);
     Trainee alone("alone", nullptr, data_, options_, ranks_);
+    alone.warm_step();
     add_trainees();
     std::vector<Method> methods = {{"alone", [&alone] { return alone.warm_step(); }}};
     const std::vector<Contender> names = contenders(options_);
