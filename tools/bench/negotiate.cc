@@ -18,7 +18,9 @@ namespace {
 class Crowd {
  public:
   Crowd(int members, int names, const Ranks& ranks)
-      : set_(process_set(members)), member_(ranks.rank() < members), members_(members) {
+      : set_(process_set(members)),
+        is_member_(ranks.rank() < members),
+        members_(ranks.split(is_member_)) {
     for (int i = 0; i < names; ++i) tensors_.push_back(torch::zeros({1}));
   }
 
@@ -33,9 +35,9 @@ class Crowd {
     new_names();
     for (torch::Tensor& tensor : tensors_) {
       const auto sum = tensor.item<float>();
-      if (member_ && sum != static_cast<float>(members_)) {
-        throw std::runtime_error(
-            fmt::format("kolo: a wrong result: {} ranks added 1 each, and got {}", members_, sum));
+      if (is_member_ && sum != static_cast<float>(members_.size())) {
+        throw std::runtime_error(fmt::format(
+            "kolo: a wrong result: {} ranks added 1 each, and got {}", members_.size(), sum));
       }
       tensor.zero_();
     }
@@ -49,9 +51,14 @@ class Crowd {
   }
 
   double submit(const std::string& prefix) {
-    kolo::barrier();  // ranks that wait in it sleep: there may be more of them than cores
-    if (!member_) return 0;
-    kolo::barrier({.process_set = set_});
+    const double seconds = is_member_ ? time(prefix) : 0;
+    // Here the others sleep meanwhile: there may be more of them than cores.
+    kolo::barrier();
+    return seconds;
+  }
+
+  double time(const std::string& prefix) {
+    members_.barrier();
     const auto begin = std::chrono::steady_clock::now();
     std::vector<Work> works;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
@@ -64,8 +71,8 @@ class Crowd {
   }
 
   const ProcessSet set_;
-  const bool member_;
-  const int members_;
+  const bool is_member_;
+  const Ranks members_;
   std::vector<torch::Tensor> tensors_;
   std::int64_t next_ = 0;
 };

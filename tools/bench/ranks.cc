@@ -21,6 +21,15 @@ Ranks Ranks::of_job() {
   return ranks;
 }
 
+Ranks Ranks::split(bool side) const {
+  Ranks part;
+  if (alone()) return part;
+  core::Result<core::mpi::Comm> comm = core::mpi::Comm::split(comm_.get(), side ? 1 : 0);
+  if (!comm.ok()) throw std::runtime_error(comm.status().message());
+  part.comm_ = std::move(comm).value();
+  return part;
+}
+
 void Ranks::barrier() const {
   if (!alone()) require_mpi(MPI_Barrier(comm()), "MPI_Barrier");
 }

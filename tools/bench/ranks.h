@@ -16,6 +16,9 @@ class Ranks {
   /// @throws std::runtime_error when MPI fails, or cannot be used beside Kolo's thread.
   static Ranks of_job();
 
+  /// The ranks that are on the same side as this one. Collective.
+  Ranks split(bool side) const;
+
   int rank() const { return alone() ? 0 : comm_.rank(); }
   int size() const { return alone() ? 1 : comm_.size(); }
   MPI_Comm comm() const { return comm_.get(); }
