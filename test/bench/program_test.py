@@ -98,7 +98,8 @@ class Step(TestCase):
                 [("step", "ms", "alone")]
                 + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
                 + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
-            self.assertEqual([l["method"] for l in of_model if "ratio" in l], ["mpi", "mpi-chunked"])
+            self.assertEqual([l["method"] for l in of_model if "ratio" in l],
+                             ["mpi", "mpi-chunked"])
 
     def test_against_ddp(self):
         done = run("step", "--models", "small", "--seconds", "0.2", "--against", "ddp,ddp-view",
@@ -201,7 +202,8 @@ class Plot(TestCase):
 
     @unittest.skipUnless(CAN_PLOT, "needs matplotlib")
     def test_every_subcommand(self):
-        for arguments in (["step", "--models", "small"], ["negotiate"], ["idle", "--window", "0.1"]):
+        for arguments in (["step", "--models", "small"], ["negotiate"],
+                          ["idle", "--window", "0.1"]):
             picture = self.json.with_name("picture.svg")
             done = run(*arguments, "--seconds", "0.1", "--json", self.json, "--plot", picture)
             self.assertEqual(done.returncode, 0, done.stdout + done.stderr)

@@ -55,8 +55,8 @@ constexpr const char* kUsage =
 `kolo-bench SUBCOMMAND --help` tells a subcommand's options.
 
 All methods run in every round, in turn first; a sample is the slowest rank's. Printed are the
-median and the quartiles of the rounds, and the ratio kolo/it of each round: Kolo's time as a part of
-the other's, below 1 where Kolo is faster. Results are checked against exact sums before anything is
+median and the quartiles of the rounds, and the ratio kolo/it of each round: Kolo's time as a part
+of the other's, below 1 where Kolo is faster. Results are checked against exact sums before anything is
 timed.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.

@@ -12,7 +12,8 @@ try:
 except ImportError:
     sys.exit("kolo-bench-plot: Python's matplotlib is missing: install python3-matplotlib")
 
-NOT_LABELS = {"benchmark", "ranks", "method", "quantity", "unit", "p25", "median", "p75", "n", "ratio"}
+NOT_LABELS = {"benchmark", "ranks", "method", "quantity", "unit",
+              "p25", "median", "p75", "n", "ratio"}
 
 
 def read(path):
