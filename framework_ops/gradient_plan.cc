@@ -1,5 +1,6 @@
 #include "gradient_plan.h"
 
+#include <kolo/error.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -51,6 +52,10 @@ GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tens
     const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
     const auto bytes = static_cast<std::size_t>(planned.elements * element);
     const std::shared_ptr<std::byte> memory = context.allocate(bytes);
+    if (memory == nullptr) {
+      throw Error(c10::str("DistributedOptimizer: not enough memory for ", bytes,
+                           " bytes of gradients"));
+    }
     std::memset(memory.get(), 0, bytes);
     const torch::Tensor& first = parameters[planned.slots.front().tensor];
     Group group{.buffer = tensor_in(memory, 0, {planned.elements}, {1}, first)};

@@ -1,7 +1,13 @@
+#include <c10/util/safe_numerics.h>
 #include <kolo/error.h>
 #include <kolo/init.h>
 #include <kolo/ops.h>
 #include <torch/torch.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <utility>
 
 #include "bridge.h"
 #include "global.h"
@@ -28,10 +34,33 @@ detail::Call call_of(const BroadcastOptions& options, int root_rank) {
 /// A new tensor for the result; undefined where `tensor` is not fit to be an input.
 torch::Tensor output_like(const torch::Tensor& tensor) {
   const bool fit = tensor.defined() && tensor.layout() == torch::kStrided;
-  return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous) : torch::Tensor();
+  return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous)
+             : torch::Tensor();
 }
 
 }  // namespace
+
+torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options) {
+  if (!options.device().is_cpu() || options.layout() != torch::kStrided) {
+    throw Error(c10::str("kolo::empty(): device ", options.device(), " and layout ",
+                         options.layout(),
+                         " were asked for, but this build makes dense CPU tensors"));
+  }
+  if (std::ranges::any_of(sizes, [](std::int64_t size) { return size < 0; })) {
+    throw Error(c10::str("kolo::empty(): a size is negative: ", sizes));
+  }
+  std::uint64_t bytes = 0;
+  const bool overflows = c10::safe_multiplies_u64(sizes, &bytes) ||
+                         c10::mul_overflows(bytes, options.dtype().itemsize(), &bytes);
+  std::shared_ptr<void> memory;
+  if (!overflows) memory = detail::current_context()->allocate(bytes);
+  if (memory == nullptr) {
+    throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes));
+  }
+  void* const address = memory.get();
+  return torch::from_blob(
+      address, sizes, [memory = std::move(memory)](void*) {}, options);
+}
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
   return allreduce_async(tensor, options).result();
@@ -99,8 +128,7 @@ ProcessSet add_process_set(const std::vector<int>& ranks) {
   core::Submission submission;
   submission.request.kind = core::CollectiveKind::AddProcessSet;
   submission.request.shape.assign(ranks.begin(), ranks.end());
-  const std::shared_ptr<core::Work> work =
-      detail::current_context()->submit(std::move(submission));
+  const std::shared_ptr<core::Work> work = detail::current_context()->submit(std::move(submission));
   if (const core::Status status = work->wait(); !status.ok()) throw Error(status.message());
   return ProcessSet(work->outcome().new_channel);
 }

@@ -4,10 +4,10 @@
 #include <unistd.h>
 
 #include <array>
+#include <cstdlib>
 #include <utility>
 
 #include "context/handshake.h"
-#include "engine/fusion_buffer.h"
 #include "engine/trace_file.h"
 
 namespace kolo::core {
@@ -91,7 +91,9 @@ void Context::leave() {
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
 std::shared_ptr<std::byte> Context::allocate(std::size_t bytes) {
-  return allocate_buffer(bytes).memory;
+  constexpr std::size_t kCacheLine = 64;
+  const std::size_t lines = bytes / kCacheLine + 1;
+  return {static_cast<std::byte*>(std::aligned_alloc(kCacheLine, lines * kCacheLine)), std::free};
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

@@ -57,7 +57,8 @@ class Context {
   /// Into the log. Thread-safe.
   void warn(const std::string& message);
 
-  /// Memory for at least `bytes`, aligned for every dtype and vector register.
+  /// Memory that is aligned for all planes. It may outlive the Context. Null when there is not enough of
+  /// it. Thread-safe.
   std::shared_ptr<std::byte> allocate(std::size_t bytes);
 
   const Config& config() const { return config_; }

@@ -75,6 +75,11 @@ class Work {
   std::shared_ptr<State> state_;
 };
 
+/// An uninitialised tensor in memory that the other ranks of this host can reach. It is all-reduced
+/// without a copy; otherwise it is as torch::empty() makes it, and may outlive shutdown(). Not
+/// collective. @throws kolo::Error when it is not to be a dense CPU tensor, or memory is short.
+torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options = {});
+
 /// Reduces tensors of equal shape and dtype over all ranks; every rank gets the result.
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options = {});
 torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options = {});

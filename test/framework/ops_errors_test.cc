@@ -206,6 +206,16 @@ TEST_F(OpsErrorsTest, SetsThatTheRankIsNotIn) {
   if (kolo::rank() == 0) expect_error(broadcast, {"root rank 1 is out of range", "has ranks 0"});
 }
 
+TEST_F(OpsErrorsTest, TensorsThatKolosMemoryCannotHold) {
+  const auto make = [](std::vector<std::int64_t> sizes, const torch::TensorOptions& options) {
+    return [=] { kolo::empty(sizes, options); };
+  };
+  expect_error(make({2}, torch::kMeta), {"kolo::empty()", "meta"});
+  expect_error(make({2}, torch::kSparse), {"kolo::empty()", "Sparse"});
+  expect_error(make({2, -1}, torch::kFloat), {"kolo::empty()", "negative", "[2, -1]"});
+  expect_error(make({1LL << 40, 1LL << 40}, torch::kFloat), {"kolo::empty()", "no memory"});
+}
+
 TEST_F(OpsErrorsTest, LifeStartsAnewAfterShutdown) {
   for (int i = 0; i < 3; ++i) {
     const int rank = kolo::rank();

@@ -306,6 +306,23 @@ TEST_F(OpsTest, Scales) {
   }
 }
 
+TEST_F(OpsTest, TensorsInKolosMemory) {
+  for (const torch::ScalarType dtype : kDtypes) {
+    for (const std::int64_t size : kSizes) {
+      torch::Tensor tensor = kolo::empty({size, 2}, torch::TensorOptions(dtype));
+      EXPECT_EQ(tensor.sizes(), (torch::IntArrayRef{size, 2}));
+      EXPECT_EQ(tensor.scalar_type(), dtype);
+      EXPECT_TRUE(tensor.is_contiguous());
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor.data_ptr()) % 64, 0U);
+      tensor.copy_(own_values({size, 2}, dtype, 3));
+      kolo::allreduce_(tensor, {.op = ReduceOp::Max});
+      expect_values(tensor, reduced({size, 2}, dtype, 3, ReduceOp::Max, all_ranks()));
+    }
+  }
+  EXPECT_TRUE(kolo::empty({3}, torch::TensorOptions().requires_grad(true)).requires_grad());
+  EXPECT_EQ(kolo::empty({}).numel(), 1);
+}
+
 TEST_F(OpsTest, NamesMayBeUsedAgain) {
   for (int i = 0; i < 5; ++i) {
     expect_values(kolo::allreduce(own_values({4}, torch::kFloat64, i), {.name = "again"}),

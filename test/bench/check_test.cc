@@ -1,0 +1,68 @@
+#include "bench/check.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <vector>
+
+namespace kolo::bench {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// As all ranks' contributions add up to, one by one.
+std::vector<double> right_sums(int ranks, std::size_t tensor, std::size_t count) {
+  std::vector<double> sums(count);
+  for (int rank = 0; rank < ranks; ++rank) {
+    for (std::size_t i = 0; i < count; ++i) sums[i] += contribution(rank, tensor, i);
+  }
+  return sums;
+}
+
+TEST(Check, RightSumsPass) {
+  for (const int ranks : {1, 2, 3, 32, 63, 64, 65, 127, 128}) {
+    EXPECT_EQ(find_wrong(right_sums(ranks, 5, 1000), ranks, 5), std::nullopt) << ranks;
+  }
+  EXPECT_EQ(find_wrong({}, 2, 0), std::nullopt);
+}
+
+TEST(Check, OneWrongElement) {
+  std::vector<double> values = right_sums(2, 0, 1000);
+  values[998] += 1;
+  const auto wrong = find_wrong(values, 2, 0);
+  ASSERT_TRUE(wrong.has_value());
+  EXPECT_THAT(*wrong, HasSubstr("element 998 of 1000"));
+}
+
+TEST(Check, NearlyRightIsWrong) {
+  std::vector<double> values = right_sums(2, 0, 100);
+  values.front() += 1e-7;
+  EXPECT_NE(find_wrong(values, 2, 0), std::nullopt);
+}
+
+TEST(Check, MissingRank) { EXPECT_NE(find_wrong(right_sums(2, 0, 100), 3, 0), std::nullopt); }
+
+TEST(Check, RankCountedTwice) {
+  std::vector<double> values = right_sums(2, 0, 100);
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] += contribution(1, 0, i);
+  EXPECT_NE(find_wrong(values, 2, 0), std::nullopt);
+}
+
+TEST(Check, ShiftedByOne) {
+  std::vector<double> values = right_sums(2, 0, 101);
+  values.erase(values.begin());
+  EXPECT_NE(find_wrong(values, 2, 0), std::nullopt);
+}
+
+TEST(Check, AnotherTensor) { EXPECT_NE(find_wrong(right_sums(2, 1, 100), 2, 0), std::nullopt); }
+
+TEST(Check, ContributionsDiffer) {
+  double sum = 0;
+  for (std::size_t i = 0; i < 1000; ++i) sum += contribution(0, 0, i);
+  EXPECT_GT(sum, 400);
+  EXPECT_LT(sum, 600);
+}
+
+}  // namespace
+}  // namespace kolo::bench

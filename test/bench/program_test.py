@@ -1,0 +1,213 @@
+"""kolo-bench as it is used: on one and on several ranks, for a moment."""
+
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import tempfile
+import unittest
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--kolorun", type=pathlib.Path, required=True)
+parser.add_argument("--program", type=pathlib.Path, required=True)
+ARGUMENTS, UNITTEST_ARGUMENTS = parser.parse_known_args()
+
+
+CAN_PLOT = subprocess.run([ARGUMENTS.program.resolve().with_name("kolo-bench-plot"), "--check"],
+                          capture_output=True).returncode == 0
+
+
+def run(*arguments, ranks=1):
+    command = [str(ARGUMENTS.program.resolve()), *map(str, arguments)]
+    if ranks > 1:
+        command = [str(ARGUMENTS.kolorun.resolve()), "-np", str(ranks), *command]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_TEST_")}
+    environment.update(OMPI_MCA_mpi_yield_when_idle="1")
+    return subprocess.run(command, env=environment, text=True, timeout=240,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+
+
+class TestCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.json = pathlib.Path(folder.name) / "results.json"
+
+    def measure(self, *arguments, ranks):
+        """The lines of JSON, which are well-formed."""
+        done = run(*arguments, "--seconds", "0.2", "--json", self.json, ranks=ranks)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        lines = [json.loads(line) for line in self.json.read_text().splitlines()]
+        for line in lines:
+            self.assertEqual(line["benchmark"], arguments[0])
+            self.assertEqual(line["ranks"], ranks)
+            self.assertIn(line["method"], done.stdout)
+            for quartiles in [line, *([line["ratio"]] if "ratio" in line else [])]:
+                self.assertLessEqual(quartiles["p25"], quartiles["median"])
+                self.assertLessEqual(quartiles["median"], quartiles["p75"])
+                self.assertEqual(quartiles["n"], line["n"])
+        return lines
+
+    def assert_fails(self, done, code, *texts):
+        self.assertEqual(done.returncode, code, done.stdout + done.stderr)
+        self.assertNotIn("terminate called", done.stderr)
+        for text in texts:
+            self.assertEqual(done.stderr.count(text), 1, done.stderr)
+
+
+class Allreduce(TestCase):
+    SIZES = ["--sizes", "4,64KiB"]
+
+    def test_against_others(self):
+        lines = self.measure("allreduce", *self.SIZES, "--against", "mpi,mpi-chunked", ranks=2)
+        methods = ["kolo", "mpi", "mpi-chunked"]
+        expected = [(size, memory, method) for memory in ("kolo", "private")
+                    for size in (4, 65536) for method in methods]
+        self.assertEqual([(l["bytes"], l["memory"], l["method"]) for l in lines], expected)
+        for line in lines:
+            self.assertEqual((line["quantity"], line["unit"]), ("time", "us"))
+            self.assertEqual(line["dtype"], "float32")
+            self.assertGreater(line["p25"], 0)
+            self.assertGreaterEqual(line["n"], 10)
+            self.assertEqual("ratio" in line, line["method"] != "kolo")
+
+    def test_chunks_and_dtypes(self):
+        dtypes = ["float64", "int32", "int64"]
+        lines = self.measure("allreduce", "--sizes", "9MiB", "--memory", "private", "--dtypes",
+                             ",".join(dtypes), "--against", "mpi-chunked", ranks=2)
+        self.assertEqual([line["dtype"] for line in lines], [d for d in dtypes for _ in range(2)])
+
+    def test_halves(self):
+        lines = self.measure("allreduce", *self.SIZES, "--dtypes", "float16,bfloat16", ranks=3)
+        self.assertEqual(len(lines), 8)
+
+    def test_alone(self):
+        self.assertEqual(len(self.measure("allreduce", *self.SIZES, ranks=1)), 4)
+
+
+class Step(TestCase):
+    def test_against_others(self):
+        lines = self.measure("step", "--models", "resnet18,small", "--against", "mpi,mpi-chunked",
+                             ranks=2)
+        self.assertEqual(len(lines), 2 * 7)
+        for model in ("resnet18", "small"):
+            of_model = [line for line in lines if line["model"] == model]
+            self.assertEqual(
+                [(l["quantity"], l["unit"], l["method"]) for l in of_model],
+                [("step", "ms", "alone")]
+                + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
+                + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
+            self.assertEqual([l["method"] for l in of_model if "ratio" in l],
+                             ["mpi", "mpi-chunked"])
+
+    def test_against_ddp(self):
+        done = run("step", "--models", "small", "--seconds", "0.2", "--against", "ddp,ddp-view",
+                   "--json", self.json, ranks=2)
+        if done.returncode == 2:
+            self.assertIn("libgloo-dev", done.stderr)
+            self.skipTest("built without Gloo's headers")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        lines = [json.loads(line) for line in self.json.read_text().splitlines()]
+        self.assertEqual([l["method"] for l in lines if l["quantity"] == "added"],
+                         ["kolo", "ddp", "ddp-view"])
+
+    def test_compute(self):
+        for how in ("sleep", "work"):
+            lines = self.measure("step", "--models", "small", "--compute", "2,5,1", "--compute-as",
+                                 how, ranks=2)
+            alone, kolo, _ = lines
+            self.assertEqual(alone["compute"], f"{how} 2,5,1")
+            self.assertEqual((alone["quantity"], alone["method"]), ("step", "alone"))
+            self.assertGreater(alone["p25"], 7.5)
+            self.assertEqual((kolo["quantity"], kolo["method"]), ("added", "kolo"))
+
+    def test_alone(self):
+        lines = self.measure("step", "--models", "small", ranks=1)
+        self.assertEqual([line["quantity"] for line in lines], ["step", "added", "memory"])
+
+
+class Negotiate(TestCase):
+    def test_growing_sets(self):
+        lines = self.measure("negotiate", "--names", "5", ranks=3)
+        self.assertEqual([(l["members"], l["method"]) for l in lines],
+                         [(members, method) for members in (2, 3)
+                          for method in ("new names", "known names")])
+        for line in lines:
+            self.assertEqual((line["names"], line["unit"]), (5, "ms"))
+            self.assertGreater(line["p25"], 0)
+
+    def test_chosen_sets(self):
+        lines = self.measure("negotiate", "--names", "5", "--ranks", "1", ranks=2)
+        self.assertEqual([line["members"] for line in lines], [1, 1])
+
+
+class Idle(TestCase):
+    def test_nothing_and_waiting(self):
+        lines = self.measure("idle", "--window", "0.2", "--against", "mpi", ranks=2)
+        self.assertEqual([(l["state"], l["method"]) for l in lines],
+                         [("idle", "kolo"), ("waiting", "kolo"), ("waiting", "mpi")])
+        for line in lines:
+            self.assertEqual((line["quantity"], line["unit"]), ("processor", "%"))
+            self.assertGreaterEqual(line["p25"], 0)
+            self.assertGreaterEqual(line["n"], 3)
+
+    def test_alone(self):
+        self.assertEqual(len(self.measure("idle", "--window", "0.1", ranks=1)), 1)
+
+
+class Errors(TestCase):
+    def test_wrong_usage_is_said_once(self):
+        self.assert_fails(run("step", "--models", "vgg", ranks=2), 2,
+                          "kolo-bench: --models is 'vgg': expected one of", "Try --help.")
+        self.assert_fails(run(), 2, "kolo-bench: no subcommand is given")
+        self.assert_fails(run("step", "--sizes", "4"), 2, "--sizes")
+        self.assert_fails(run("negotiate", "--ranks", "3", ranks=2), 2, "--ranks has 3")
+
+    def test_others_need_ranks(self):
+        self.assert_fails(run("allreduce", "--against", "mpi"), 2, "kolorun -np 2 kolo-bench")
+
+    def test_file_that_cannot_be_written(self):
+        path = self.json / "below"
+        self.json.write_text("a file, not a folder")
+        self.assert_fails(run("idle", "--window", "0.1", "--json", path), 1,
+                          f"kolo-bench: cannot write {path}: Not a directory")
+
+    def test_help(self):
+        for arguments in ([], ["allreduce"], ["step"], ["negotiate"], ["idle"]):
+            done = run(*arguments, "--help")
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn("--seconds", done.stdout)
+
+
+class Plot(TestCase):
+    COMMAND = ["allreduce", "--sizes", "4,64", "--seconds", "0.1"]
+
+    def plot(self, name):
+        picture = self.json.with_name(name)
+        return run(*self.COMMAND, "--json", self.json, "--plot", picture), picture
+
+    @unittest.skipIf(CAN_PLOT, "matplotlib is there")
+    def test_without_matplotlib(self):
+        done, _ = self.plot("picture.svg")
+        self.assert_fails(done, 1, "install python3-matplotlib")
+        self.assertFalse(self.json.exists(), "it measures although it cannot plot")
+
+    @unittest.skipUnless(CAN_PLOT, "needs matplotlib")
+    def test_pictures(self):
+        for name, magic in (("picture.svg", b"<?xml"), ("picture.png", b"\x89PNG")):
+            done, picture = self.plot(name)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertTrue(picture.read_bytes().startswith(magic))
+
+    @unittest.skipUnless(CAN_PLOT, "needs matplotlib")
+    def test_every_subcommand(self):
+        for arguments in (["step", "--models", "small"], ["negotiate"],
+                          ["idle", "--window", "0.1"]):
+            picture = self.json.with_name("picture.svg")
+            done = run(*arguments, "--seconds", "0.1", "--json", self.json, "--plot", picture)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            self.assertIn(arguments[0], picture.read_text())
+
+
+unittest.main(argv=[__file__, *UNITTEST_ARGUMENTS])

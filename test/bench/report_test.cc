@@ -1,0 +1,60 @@
+#include "bench/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace kolo::bench {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+Result result() {
+  return {.labels = {{"bytes", 65536}, {"dtype", "float32"}},
+          .method = "mpi",
+          .quantity = "time",
+          .unit = "us",
+          .value = {.p25 = 1.5, .median = 12.25, .p75 = 1234.75, .n = 17}};
+}
+
+TEST(Report, JsonLine) {
+  EXPECT_EQ(to_json_line("allreduce", 2, result()),
+            R"({"benchmark":"allreduce","ranks":2,"bytes":65536,"dtype":"float32","method":"mpi",)"
+            R"("quantity":"time","unit":"us","p25":1.5,"median":12.25,"p75":1234.75,"n":17})");
+}
+
+TEST(Report, JsonLineWithARatio) {
+  Result compared = result();
+  compared.ratio = {.p25 = 0.25, .median = 0.5, .p75 = 1, .n = 16};
+  const auto line = nlohmann::json::parse(to_json_line("allreduce", 2, compared));
+  EXPECT_EQ(line["ratio"], (nlohmann::json{{"p25", 0.25}, {"median", 0.5}, {"p75", 1}, {"n", 16}}));
+}
+
+TEST(Report, Row) {
+  Result compared = result();
+  EXPECT_THAT(table_row(compared), HasSubstr("64 KiB"));
+  EXPECT_THAT(table_row(compared), HasSubstr("12.25 us"));
+  EXPECT_THAT(table_row(compared), HasSubstr("1.500 us .. 1235 us"));
+  EXPECT_THAT(table_row(compared), Not(HasSubstr("0.500")));
+  compared.ratio = {.p25 = 0.25, .median = 0.5, .p75 = 1, .n = 16};
+  EXPECT_THAT(table_row(compared), HasSubstr("0.500  0.250 .. 1.000"));
+}
+
+TEST(Report, BytesOfARow) {
+  Result memory = result();
+  memory.unit = "bytes";
+  memory.value = {.p25 = 1 << 20, .median = 3 << 19, .p75 = 2 << 20, .n = 3};
+  EXPECT_THAT(table_row(memory), HasSubstr("1.5 MiB"));
+  EXPECT_THAT(table_row(memory), HasSubstr("1 MiB .. 2 MiB"));
+}
+
+TEST(Report, Bytes) {
+  EXPECT_EQ(render_bytes(0), "0 B");
+  EXPECT_EQ(render_bytes(1023), "1023 B");
+  EXPECT_EQ(render_bytes(1024), "1 KiB");
+  EXPECT_EQ(render_bytes(-1536), "-1.5 KiB");
+  EXPECT_EQ(render_bytes(64 << 20), "64 MiB");
+}
+
+}  // namespace
+}  // namespace kolo::bench

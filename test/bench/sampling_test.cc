@@ -1,0 +1,62 @@
+#include "bench/sampling.h"
+
+#include <gtest/gtest.h>
+
+#include "bench/memory_use.h"
+
+namespace kolo::bench {
+namespace {
+
+TEST(Sampling, EveryMethodInEveryRoundInTurnFirst) {
+  std::string order;
+  const auto method = [&order](const char* name) {
+    return Method{name, [&order, name] {
+                    order += name;
+                    return static_cast<double>(order.size());
+                  }};
+  };
+  const std::vector<Series> series = take_samples({method("a"), method("b"), method("c")},
+                                                  {.seconds = 0, .fewest_rounds = 3}, Ranks());
+  EXPECT_EQ(order,
+            "abc"
+            "abc"
+            "bca"
+            "cab");
+  ASSERT_EQ(series.size(), 3U);
+  EXPECT_EQ(series[0].method, "a");
+  EXPECT_EQ(series[0].samples, (std::vector<double>{4, 9, 11}));
+  EXPECT_EQ(series[2].method, "c");
+  EXPECT_EQ(series[2].samples, (std::vector<double>{6, 8, 10}));
+}
+
+TEST(Sampling, ShortCallsAreMadeInARow) {
+  std::size_t calls = 0;
+  const Ranks alone;
+  const Stopwatch stopwatch([&calls] { ++calls; }, alone);
+  const std::size_t before = calls;
+  EXPECT_GE(stopwatch(), 0);
+  EXPECT_GT(calls - before, 1U);
+}
+
+TEST(MemoryUse, GrowsWithWhatIsTouched) {
+  constexpr std::int64_t kMebi = 1 << 20;
+  forget_peak();
+  const std::int64_t before = memory_use().now;
+  {
+    const std::vector<char> kept(64 * kMebi, 1);
+    EXPECT_GE(memory_use().now - before, 60 * kMebi);
+  }
+  const MemoryUse after = memory_use();
+  EXPECT_GE(after.now + after.peak_beyond_now - before, 60 * kMebi);
+}
+
+TEST(MemoryUse, LinesOfProc) {
+  const std::string text = "Rss:   12 kB\nPss:    7 kB\nPss_Anon:  3 kB\nEmpty:\n";
+  EXPECT_EQ(find_kilobytes(text, "Pss"), 7 * 1024);
+  EXPECT_EQ(find_kilobytes(text, "Pss_Anon"), 3 * 1024);
+  EXPECT_EQ(find_kilobytes(text, "Empty"), -1);
+  EXPECT_EQ(find_kilobytes(text, "Pss_Shmem"), -1);
+}
+
+}  // namespace
+}  // namespace kolo::bench

@@ -1,0 +1,151 @@
+#include <fmt/format.h>
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "bench/check.h"
+#include "bench/memory_use.h"
+#include "bench/reducers.h"
+#include "bench/sampling.h"
+#include "bench/subcommands.h"
+#include "bench/synthetic_model.h"
+
+namespace kolo::bench {
+namespace {
+
+/// A model that is trained in one of the ways that are compared; without a reducer, each rank for
+/// itself.
+class Trainee {
+ public:
+  Trainee(std::string name, Reducer* reducer, const SyntheticData& data, const Options& options,
+          const Ranks& ranks)
+      : name_(std::move(name)),
+        ranks_(ranks),
+        model_(data, options.compute, options.compute_as),
+        optimizer_(model_, options.compute, options.compute_as),
+        training_(reducer == nullptr ? std::make_unique<Training>(optimizer_)
+                                     : reducer->train(model_.parameters(), optimizer_)) {}
+
+  /// Forward, backward and optimizer; the seconds that they took on this rank.
+  double step() {
+    model_.zero_grad();
+    ranks_.barrier();
+    const auto begin = std::chrono::steady_clock::now();
+    training_->before_forward();
+    torch::Tensor loss = model_.forward();
+    training_->before_backward();
+    loss.backward();
+    training_->after_backward();
+    training_->step();
+    return Seconds(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  /// The second step in a row: the first finds the caches full of another method's data.
+  double warm_step() {
+    step();
+    return step();
+  }
+
+  /// Gradients are the ranks' averages.
+  void check() const {
+    for (std::size_t i = 0; i < model_.parameters().size(); ++i) {
+      const torch::Tensor values = model_.parameters()[i].grad().to(torch::kFloat64).contiguous();
+      const auto wrong = find_wrong(
+          {values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, ranks_.size(), i);
+      if (wrong) {
+        throw std::runtime_error(fmt::format("{}: wrong gradient {}: {}", name_, i, *wrong));
+      }
+    }
+  }
+
+ private:
+  std::string name_;
+  const Ranks& ranks_;
+  SyntheticModel model_;
+  SyntheticOptimizer optimizer_;
+  std::unique_ptr<Training> training_;
+};
+
+/// One model's shapes, with all that train it.
+class StepBench {
+ public:
+  StepBench(ModelName model, const Options& options, const Ranks& ranks, Report& report)
+      : options_(options),
+        ranks_(ranks),
+        report_(report),
+        data_(parameter_shapes(model), ranks.rank(), ranks.size()),
+        labels_({{"model", name_of(model)}}) {
+    const ComputeTimes& times = options.compute;
+    if (times.forward + times.backward + times.optimizer > Seconds(0)) {
+      labels_["compute"] =
+          fmt::format("{} {:g},{:g},{:g}", name_of(options.compute_as), 1e3 * times.forward.count(),
+                      1e3 * times.backward.count(), 1e3 * times.optimizer.count());
+    }
+  }
+
+  void run() {
+    report_.announce(labels_);
+    Trainee alone("alone", nullptr, data_, options_, ranks_);
+    alone.warm_step();
+    add_trainees();
+    std::vector<Method> methods = {{"alone", [&alone] { return alone.warm_step(); }}};
+    const std::vector<Contender> names = contenders(options_);
+    for (std::size_t i = 0; i < trainees_.size(); ++i) {
+      methods.push_back(
+          {name_of(names[i]), [trainee = trainees_[i].get()] { return trainee->warm_step(); }});
+    }
+    std::vector<Series> series =
+        scaled(take_samples(methods, {.seconds = options_.seconds}, ranks_), 1e3);
+    const Series base = series.front();
+    series.erase(series.begin());
+    report_.add(labels_, "step", "ms", {base});
+    for (Series& one : series) one.samples = differences(one.samples, base.samples);
+    report_.add(labels_, "added", "ms", series);
+    for (const Result& memory : memory_) report_.add(memory);
+  }
+
+ private:
+  void add_trainees() {
+    for (const Contender contender : contenders(options_)) {
+      forget_peak();
+      const std::int64_t before = memory_use().now;
+      reducers_.push_back(make_reducer(contender, ranks_));
+      trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
+                                                    data_, options_, ranks_));
+      // The third step is the first in which everybody has settled.
+      for (int i = 0; i < 3; ++i) trainees_.back()->step();
+      ranks_.barrier();
+      const MemoryUse after = memory_use();
+      trainees_.back()->check();
+      const double beyond = static_cast<double>(after.now + after.peak_beyond_now - before) -
+                            static_cast<double>(data_.bytes());
+      memory_.push_back({.labels = labels_,
+                         .method = name_of(contender),
+                         .quantity = "memory",
+                         .unit = "bytes",
+                         .value = quartiles({ranks_.max(beyond)})});
+    }
+  }
+
+  const Options& options_;
+  const Ranks& ranks_;
+  Report& report_;
+  const SyntheticData data_;
+  Labels labels_;
+  std::vector<std::unique_ptr<Reducer>> reducers_;
+  std::vector<std::unique_ptr<Trainee>> trainees_;
+  /// Beyond the gradients.
+  std::vector<Result> memory_;
+};
+
+}  // namespace
+
+void measure_step(const Options& options, const Ranks& ranks, Report& report) {
+  for (const ModelName model : options.models) StepBench(model, options, ranks, report).run();
+}
+
+}  // namespace kolo::bench

@@ -1,0 +1,93 @@
+#include "bench/synthetic_model.h"
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/torch.h>
+
+#include <memory>
+
+#include "bench/check.h"
+
+namespace kolo::bench {
+namespace {
+
+using torch::autograd::variable_list;
+
+/// Backward of one layer: hands on the gradient of its input, and the parameter's.
+class Layer : public torch::autograd::Node {
+ public:
+  Layer(torch::Tensor gradient, Compute& compute, Seconds time)
+      : gradient_(std::move(gradient)), compute_(compute), time_(time) {}
+
+  variable_list apply(variable_list&& gradients) override {
+    compute_.spend(time_);
+    return {gradients.front(), gradient_};
+  }
+
+ private:
+  const torch::Tensor gradient_;
+  Compute& compute_;
+  const Seconds time_;
+};
+
+torch::Tensor make_gradient(std::size_t number, const Shape& shape, int rank, int ranks) {
+  torch::Tensor gradient = torch::empty(shape);
+  auto* values = gradient.data_ptr<float>();
+  for (std::size_t i = 0; i < static_cast<std::size_t>(gradient.numel()); ++i) {
+    values[i] = static_cast<float>(ranks * contribution(rank, number, i));
+  }
+  return gradient;
+}
+
+}  // namespace
+
+SyntheticData::SyntheticData(const std::vector<Shape>& shapes, int rank, int ranks) {
+  for (std::size_t i = 0; i < shapes.size(); ++i) {
+    gradients_.push_back(make_gradient(i, shapes[i], rank, ranks));
+    values_.push_back(torch::zeros(shapes[i]));
+  }
+}
+
+std::size_t SyntheticData::bytes() const {
+  std::size_t sum = 0;
+  for (const torch::Tensor& gradient : gradients_) sum += gradient.nbytes();
+  return sum;
+}
+
+SyntheticModel::SyntheticModel(const SyntheticData& data, const ComputeTimes& times, ComputeAs as)
+    : data_(data), times_(times), compute_(as) {
+  for (const torch::Tensor& values : data.values()) {
+    parameters_.push_back(values.detach().requires_grad_());
+  }
+}
+
+torch::Tensor SyntheticModel::forward() {
+  const auto layers = static_cast<double>(parameters_.size());
+  torch::Tensor activation = torch::zeros({});
+  for (std::size_t i = 0; i < parameters_.size(); ++i) {
+    compute_.spend(times_.forward / layers);
+    const std::shared_ptr<Layer> layer(
+        new Layer(data_.gradients()[i], compute_, times_.backward / layers),
+        torch::autograd::deleteNode);
+    layer->set_next_edges(torch::autograd::collect_next_edges(activation, parameters_[i]));
+    activation = activation.detach();
+    torch::autograd::create_gradient_edge(activation, layer);
+  }
+  return activation;
+}
+
+void SyntheticModel::zero_grad() {
+  for (torch::Tensor& parameter : parameters_) {
+    if (parameter.grad().defined()) parameter.mutable_grad().zero_();
+  }
+}
+
+SyntheticOptimizer::SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times,
+                                       ComputeAs as)
+    : torch::optim::SGD(model.parameters(), /*lr=*/0.1), time_(times.optimizer), compute_(as) {}
+
+torch::Tensor SyntheticOptimizer::step(LossClosure /*closure*/) {
+  compute_.spend(time_);
+  return {};
+}
+
+}  // namespace kolo::bench
