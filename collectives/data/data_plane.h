@@ -2,6 +2,7 @@
 
 /// Bulk bytes between ranks: how tensors are moved and reduced.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -55,13 +56,23 @@ class Operation {
   virtual Result<Progress> progress() = 0;
 };
 
+using StartedOperation = Result<std::unique_ptr<Operation>>;
+
+constexpr std::size_t kMemoryAlignment = 64;
+
 /// Used by one thread, the coordinator's. Any number of operations may be in flight.
 class DataPlane {
  public:
   virtual ~DataPlane() = default;
 
   /// Begins the operation. Its memory must stay valid until it is Done.
-  virtual Result<std::unique_ptr<Operation>> start(const Collective& collective) = 0;
+  virtual StartedOperation start(const Collective& collective) = 0;
+
+  /// Memory aligned for every dtype and vector register, which may outlive the plane: what the
+  /// members' collectives are fastest on. Thread-safe.
+  ///
+  /// Here: as any other.
+  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes);
 
   /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.
   virtual bool rings() const = 0;

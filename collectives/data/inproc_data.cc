@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cstddef>
 #include <cstring>
@@ -29,7 +30,8 @@ void allreduce(const std::vector<Collective>& members) {
   for (const Collective& member : members) inputs.push_back(member.output);
   const std::size_t bytes = static_cast<std::size_t>(any.count) * size_of(any.dtype);
   std::vector<std::byte> result(bytes);
-  reduce(any.dtype, any.op, inputs, result.data(), any.count, any.prescale, any.postscale);
+  const std::array<void*, 1> output = {result.data()};
+  reduce(any.dtype, any.op, inputs, output, any.count, any.prescale, any.postscale);
   for (const Collective& member : members) copy(member.output, result.data(), bytes);
 }
 

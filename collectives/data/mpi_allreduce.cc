@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 #include <vector>
@@ -58,7 +59,8 @@ class DirectAllreduce final : public MpiOperation {
   void reduce_vectors() {
     std::vector<const void*> inputs;
     for (int member = 0; member < members(); ++member) inputs.push_back(vectors_[member].data());
-    reduce(collective().dtype, collective().op, inputs, collective().output, collective().count,
+    const std::array<void*, 1> output = {collective().output};
+    reduce(collective().dtype, collective().op, inputs, output, collective().count,
            collective().prescale, collective().postscale);
   }
 
@@ -174,8 +176,9 @@ class SlicedAllreduce final : public MpiOperation {
       inputs[static_cast<std::size_t>(peer.member)] = peer.part(reduced_, result.size()).data();
     }
     const std::size_t count = result.size() / size_of(collective().dtype);
-    reduce(collective().dtype, collective().op, inputs, result.data(),
-           static_cast<std::int64_t>(count), collective().prescale, collective().postscale);
+    const std::array<void*, 1> output = {result.data()};
+    reduce(collective().dtype, collective().op, inputs, output, static_cast<std::int64_t>(count),
+           collective().prescale, collective().postscale);
     ++reduced_;
     return true;
   }

@@ -4,7 +4,9 @@
 #include <array>
 #include <cassert>
 #include <cstddef>
+#include <cstring>
 #include <type_traits>
+#include <vector>
 
 #include "data/half.h"
 
@@ -217,13 +219,7 @@ void reduce_booleans(const Arguments& arguments) {
   }
 }
 
-}  // namespace
-
-void reduce(DataType dtype, ReduceOp op, std::span<const void* const> inputs, void* output,
-            std::int64_t count, double prescale, double postscale) {
-  assert(!inputs.empty() && count >= 0);
-  const Arguments arguments{op,       inputs,   output, static_cast<std::size_t>(count),
-                            prescale, postscale};
+void reduce_once(DataType dtype, const Arguments& arguments) {
   switch (dtype) {
     case DataType::UInt8:
       return reduce_as<std::uint8_t>(arguments);
@@ -245,6 +241,34 @@ void reduce(DataType dtype, ReduceOp op, std::span<const void* const> inputs, vo
       return reduce_as<double>(arguments);
     case DataType::Bool:
       return reduce_booleans(arguments);
+  }
+}
+
+// Bytes that are still in the cache when they are copied to further outputs.
+constexpr std::int64_t kCopied = 16 << 10;
+
+}  // namespace
+
+void reduce(DataType dtype, ReduceOp op, std::span<const void* const> inputs,
+            std::span<void* const> outputs, std::int64_t count, double prescale, double postscale) {
+  assert(!inputs.empty() && !outputs.empty() && count >= 0);
+  const auto element = static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t block = outputs.size() == 1 ? count : kCopied / element;
+  std::vector<const void*> sources(inputs.begin(), inputs.end());
+  for (std::int64_t begin = 0; begin < count; begin += block) {
+    const std::int64_t size = std::min(block, count - begin);
+    const auto at = [offset = begin * element](auto* memory) {
+      return static_cast<
+                 std::conditional_t<std::is_const_v<std::remove_pointer_t<decltype(memory)>>,
+                                    const std::byte*, std::byte*>>(memory) +
+             offset;
+    };
+    std::ranges::transform(inputs, sources.begin(), at);
+    reduce_once(dtype, {op, sources, at(outputs.front()), static_cast<std::size_t>(size), prescale,
+                        postscale});
+    for (void* const copy : outputs.subspan(1)) {
+      std::memcpy(at(copy), at(outputs.front()), static_cast<std::size_t>(size * element));
+    }
   }
 }
 

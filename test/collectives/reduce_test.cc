@@ -24,8 +24,8 @@ std::int64_t count_of(DataType dtype, const Bytes& bytes) {
 void run(const oracle::Reduction& r, const std::vector<Bytes>& inputs, Bytes& output) {
   std::vector<const void*> addresses;
   for (const Bytes& input : inputs) addresses.push_back(input.data());
-  reduce(r.dtype, r.op, addresses, output.data(), count_of(r.dtype, output), r.prescale,
-         r.postscale);
+  const std::array<void*, 1> outputs = {output.data()};
+  reduce(r.dtype, r.op, addresses, outputs, count_of(r.dtype, output), r.prescale, r.postscale);
 }
 
 std::vector<Bytes> random_inputs(DataType dtype, std::size_t members, std::int64_t count) {
@@ -105,8 +105,9 @@ TEST_P(ReduceTest, DoesNotDependOnCuts) {
       const std::size_t offset = static_cast<std::size_t>(begin) * size_of(r.dtype);
       std::vector<const void*> addresses;
       for (const Bytes& input : inputs) addresses.push_back(input.data() + offset);
-      reduce(r.dtype, r.op, addresses, pieces.data() + offset, std::min(cut, 2051 - begin),
-             r.prescale, r.postscale);
+      const std::array<void*, 1> outputs = {pieces.data() + offset};
+      reduce(r.dtype, r.op, addresses, outputs, std::min(cut, 2051 - begin), r.prescale,
+             r.postscale);
     }
     EXPECT_EQ(pieces, whole) << cut;
   }
