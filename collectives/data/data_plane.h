@@ -58,7 +58,8 @@ class Operation {
 
 using StartedOperation = Result<std::unique_ptr<Operation>>;
 
-constexpr std::size_t kMemoryAlignment = 64;
+/// Memory of this process, aligned for every dtype and vector register.
+std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
 
 /// Used by one thread, the coordinator's. Any number of operations may be in flight.
 class DataPlane {
@@ -68,11 +69,9 @@ class DataPlane {
   /// Begins the operation. Its memory must stay valid until it is Done.
   virtual StartedOperation start(const Collective& collective) = 0;
 
-  /// Memory aligned for every dtype and vector register, which may outlive the plane: what the
-  /// members' collectives are fastest on. Thread-safe.
-  ///
-  /// Here: as any other.
-  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes);
+  /// Memory on which collectives are fastest; unless a plane knows better, any. It may outlive the
+  /// plane. Thread-safe.
+  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) { return allocate_memory(bytes); }
 
   /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.
   virtual bool rings() const = 0;

@@ -33,7 +33,7 @@ ShmDataPlane::ShmDataPlane(std::shared_ptr<shm::Host> host, const ShmDataOptions
 
 std::shared_ptr<std::byte> ShmDataPlane::allocate(std::size_t bytes) {
   std::shared_ptr<std::byte> memory = host_->own().allocate(bytes);
-  return memory != nullptr ? memory : DataPlane::allocate(bytes);
+  return memory != nullptr ? memory : allocate_memory(bytes);
 }
 
 StartedOperation ShmDataPlane::start(const Collective& collective) {

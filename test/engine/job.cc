@@ -67,7 +67,7 @@ Job::Job(int size, Planes planes, std::uint64_t seed)
       data_hub_(InprocDataHub::create(size)) {}
 
 Result<std::unique_ptr<Context>> Job::create(int rank) {
-  const auto connect = [&](Doorbell& own) -> Result<core::Planes> {
+  const auto connect = [&](const Config& /*config*/, Doorbell& own) -> Result<core::Planes> {
     const bool silent = kind_ == Planes::Silent;
     Doorbell& doorbell = silent ? unheard_ : own;
     core::Planes planes;
