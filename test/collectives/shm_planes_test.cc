@@ -8,8 +8,8 @@
 #include "control/shm_control.h"
 #include "data/shm_data.h"
 #include "plane_scenarios.h"
+#include "support/thread_bootstrap.h"
 #include "support/threads.h"
-#include "thread_bootstrap.h"
 
 namespace kolo::core {
 namespace {
