@@ -28,11 +28,16 @@ function(kolo_add_test name target)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${environment}")
 endfunction()
 
-# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [SETTINGS KOLO_X=1 ...]): NAME.np1, NAME.np2, ...,
-# each under mpirun.
+# kolo_set_mpi_environment(NAME): for a test that calls mpirun itself.
+function(kolo_set_mpi_environment name)
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${_kolo_mpi_environment}")
+endfunction()
+
+# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [ENVIRONMENT ...]): NAME.np1, NAME.np2, ..., each
+# under mpirun.
 function(kolo_add_mpi_test name target)
-  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS;SETTINGS")
-  set(environment ${_kolo_mpi_environment} ${ARG_SETTINGS})
+  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS;ENVIRONMENT")
+  set(environment ${_kolo_mpi_environment} ${ARG_ENVIRONMENT})
   if(KOLO_SANITIZE)
     list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
   endif()

@@ -20,8 +20,10 @@ constexpr std::string_view kTimeline = "KOLO_TIMELINE";
 constexpr std::string_view kLogLevel = "KOLO_LOG_LEVEL";
 constexpr std::string_view kStallWarning = "KOLO_STALL_WARNING_SECONDS";
 constexpr std::string_view kStallAbort = "KOLO_STALL_ABORT_SECONDS";
+constexpr std::string_view kSharedMemory = "KOLO_SHARED_MEMORY";
 
-constexpr std::array kKnown = {kFusionThreshold, kTimeline, kLogLevel, kStallWarning, kStallAbort};
+constexpr std::array kKnown = {kFusionThreshold, kTimeline,   kLogLevel,
+                               kStallWarning,    kStallAbort, kSharedMemory};
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 
@@ -69,6 +71,9 @@ Status apply(Config& config, std::string_view name, std::string_view value) {
       return bad_value(name, value, "trace, debug, info, warning, error or off");
     }
     config.log_level = value;
+  } else if (name == kSharedMemory) {
+    if (value != "auto" && value != "off") return bad_value(name, value, "auto or off");
+    config.shared_memory = value == "auto";
   } else {
     const auto seconds = parse_seconds(value);
     if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");
@@ -89,8 +94,8 @@ Result<Config> Config::from_environment() {
       continue;
     }
     if (std::ranges::find(kKnown, name) == kKnown.end()) {
-      return Status::error(fmt::format("{} is not a setting of Kolo. There are: {}", name,
-                                       fmt::join(kKnown, ", ")));
+      return Status::error(
+          fmt::format("{} is not a setting of Kolo. There are: {}", name, fmt::join(kKnown, ", ")));
     }
     if (Status status = apply(config, name, variable.substr(name.size() + 1)); !status.ok()) {
       return status;

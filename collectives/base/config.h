@@ -11,8 +11,8 @@
 namespace kolo::core {
 
 struct Config {
-  /// KOLO_FUSION_THRESHOLD, bytes (suffixes KiB, MiB, GiB): tensors are fused into buffers of at most
-  /// this size. 0 turns fusion off.
+  /// KOLO_FUSION_THRESHOLD, bytes (suffixes KiB, MiB, GiB): tensors are fused into buffers of at
+  /// most this size. 0 turns fusion off.
   std::int64_t fusion_threshold = std::int64_t{64} << 20;
 
   /// KOLO_TIMELINE, a file: write a Chrome trace of every rank there. Empty: none.
@@ -20,6 +20,10 @@ struct Config {
 
   /// KOLO_LOG_LEVEL: trace, debug, info, warning, error or off.
   std::string log_level = "warning";
+
+  /// KOLO_SHARED_MEMORY, auto or off: whether the ranks of a host exchange what they can through
+  /// memory that they share. With auto they use MPI if one of them cannot, and say so.
+  bool shared_memory = true;
 
   /// KOLO_STALL_WARNING_SECONDS: report tensors that some ranks have submitted and others have not
   /// after this time. 0: never.

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <cstdlib>
 #include <utility>
 
 #include "context/handshake.h"
@@ -18,8 +17,8 @@ std::string host_name() {
   return gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "unknown host";
 }
 
-/// Rank 0 begins the trace's file before it shakes hands, so that the others on its host, which open it
-/// afterwards, find it.
+/// Rank 0 begins the trace's file before it shakes hands, so that the others on its host, which
+/// open it afterwards, find it.
 Status begin_timeline(const Config& config, const Topology& topology) {
   if (config.timeline.empty() || topology.rank != 0) return {};
   const Result<TraceFile> file = TraceFile::open(config.timeline, /*create=*/true);
@@ -53,11 +52,13 @@ Result<std::unique_ptr<Timeline>> join_timeline(const Config& config, const Topo
 
 Result<std::unique_ptr<Context>> Context::create(const Config& config, const Connect& connect) {
   std::unique_ptr<Context> context(new Context(config));
-  Result<Planes> planes = connect(context->doorbell_);
+  Result<Planes> planes = connect(config, context->doorbell_);
   if (!planes.ok()) return planes.status();
   context->planes_ = std::move(planes).value();
   context->topology_ = context->planes_.control->topology();
   context->logger_ = make_logger(context->topology_.rank, config.log_level);
+  if (!context->planes_.warning.empty()) context->logger_->warn("{}", context->planes_.warning);
+  context->logger_->debug("planes: {}", context->planes_.description);
 
   const Status begun = begin_timeline(config, context->topology_);
   const Result<Agreement> agreement =
@@ -66,9 +67,8 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   if (!config.timeline.empty() && context->topology_.cross_rank > 0) {
     context->relay_ = std::make_unique<TraceRelay>(context->doorbell_);
   }
-  Result<std::unique_ptr<Timeline>> timeline =
-      join_timeline(config, context->topology_, agreement.value(), context->relay_.get(),
-                    context->logger_);
+  Result<std::unique_ptr<Timeline>> timeline = join_timeline(
+      config, context->topology_, agreement.value(), context->relay_.get(), context->logger_);
   if (!timeline.ok()) return timeline.status();
   context->timeline_ = std::move(timeline).value();
   context->coordinator_ = std::make_unique<Coordinator>(
@@ -91,9 +91,7 @@ void Context::leave() {
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
 std::shared_ptr<std::byte> Context::allocate(std::size_t bytes) {
-  constexpr std::size_t kCacheLine = 64;
-  const std::size_t lines = bytes / kCacheLine + 1;
-  return {static_cast<std::byte*>(std::aligned_alloc(kCacheLine, lines * kCacheLine)), std::free};
+  return planes_.data->allocate(bytes);
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 
 #include "base/config.h"
 #include "base/doorbell.h"
@@ -24,19 +25,23 @@ namespace kolo::core {
 struct Planes {
   std::unique_ptr<ControlPlane> control;
   std::unique_ptr<DataPlane> data;
+  /// For the log, if not empty: what the user should know about them, and what they are.
+  std::string warning;
+  std::string description;
 };
 
 /// Makes planes that ring the given doorbell, which outlives them.
-using Connect = std::function<Result<Planes>(Doorbell&)>;
+using Connect = std::function<Result<Planes>(const Config&, Doorbell&)>;
 
-/// Planes of a rank in the job that this process belongs to: MPI under a launcher or when the program
-/// has started MPI itself; otherwise the process is alone and MPI is not touched.
-Result<Planes> connect_to_job(Doorbell& doorbell);
+/// Planes of a rank in the job that this process belongs to: under a launcher, or when the program
+/// has started MPI itself, shared memory within a host and MPI beyond; otherwise the process is
+/// alone and MPI is not touched.
+Result<Planes> connect_to_job(const Config& config, Doorbell& doorbell);
 
 class Context {
  public:
-  /// Collective: returns when all ranks have called it. Fails on every rank when the ranks' settings do
-  /// not go together, and on each that cannot start.
+  /// Collective: returns when all ranks have called it. Fails on every rank when the ranks'
+  /// settings do not go together, and on each that cannot start.
   static Result<std::unique_ptr<Context>> create(const Config& config, const Connect& connect);
 
   /// Leaves: see Coordinator::leave().

@@ -2,6 +2,7 @@
 
 /// Bulk bytes between ranks: how tensors are moved and reduced.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -58,13 +59,22 @@ class Operation {
   virtual std::vector<int> missing() const = 0;
 };
 
+using StartedOperation = Result<std::unique_ptr<Operation>>;
+
+/// Memory of this process, aligned for every dtype and vector register.
+std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
+
 /// Used by one thread, the coordinator's. Any number of operations may be in flight.
 class DataPlane {
  public:
   virtual ~DataPlane() = default;
 
   /// Begins the operation. Its memory must stay valid until it is Done.
-  virtual Result<std::unique_ptr<Operation>> start(const Collective& collective) = 0;
+  virtual StartedOperation start(const Collective& collective) = 0;
+
+  /// Memory on which collectives are fastest; unless a plane knows better, any. It may outlive the
+  /// plane. Thread-safe.
+  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) { return allocate_memory(bytes); }
 
   /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.
   virtual bool rings() const = 0;

@@ -21,8 +21,6 @@ struct MpiSetup {
   std::int64_t chunk_bytes = 0;
 };
 
-using StartedOperation = Result<std::unique_ptr<Operation>>;
-
 /// Every member's vector to every other, in one chunk. For few bytes.
 StartedOperation start_direct_allreduce(const MpiSetup& setup, const Collective& collective);
 /// Reduce-scatter and all-gather. For many bytes.

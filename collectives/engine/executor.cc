@@ -56,7 +56,7 @@ struct Executor::Channel {
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
-    : plane_(plane), fusion_threshold_(fusion_threshold), trace_(trace) {}
+    : plane_(plane), fusion_threshold_(fusion_threshold), trace_(trace), buffers_(plane) {}
 
 Executor::~Executor() = default;
 
@@ -181,8 +181,8 @@ Collective Executor::describe(const Channel& channel, Group& group) {
       collective.count += rows * row;
     }
     const std::size_t bytes = static_cast<std::size_t>(collective.count) * size_of(request.dtype);
-    // Not from the pool, as it stays with the user.
-    group.gathered = allocate_buffer(bytes).memory;
+    // Ordinary memory, as it stays with the user, and peers have nothing to do with it.
+    group.gathered = allocate_memory(bytes);
     collective.input = submission.input;
     collective.output = group.gathered.get();
   }

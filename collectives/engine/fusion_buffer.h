@@ -3,33 +3,31 @@
 /// Memory in which small tensors travel together.
 
 #include <cstddef>
-#include <cstdlib>
 #include <memory>
 #include <vector>
 
+#include "data/data_plane.h"
+
 namespace kolo::core {
 
-struct FreeDeleter {
-  void operator()(void* memory) const { std::free(memory); }
-};
-
 struct FusionBuffer {
-  std::unique_ptr<std::byte, FreeDeleter> memory;
+  std::shared_ptr<std::byte> memory;
   std::size_t capacity = 0;
 };
-
-/// New memory, aligned for every dtype and vector register.
-FusionBuffer allocate_buffer(std::size_t bytes);
 
 /// Keeps buffers for reuse, so that a training loop stops allocating after its first steps. Used by
 /// one thread.
 class FusionBufferPool {
  public:
+  /// Memory comes from `plane`.
+  explicit FusionBufferPool(DataPlane& plane) : plane_(plane) {}
+
   /// A buffer of at least `bytes`: the smallest free one that is large enough, or a new one.
   FusionBuffer take(std::size_t bytes);
   void give_back(FusionBuffer buffer);
 
  private:
+  DataPlane& plane_;
   std::vector<FusionBuffer> free_;
 };
 

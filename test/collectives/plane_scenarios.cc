@@ -55,24 +55,32 @@ Bytes expected_of(const Job& job) {
   return all;
 }
 
+std::shared_ptr<std::byte> private_memory(std::size_t bytes) {
+  const auto memory = std::make_shared<Bytes>(bytes);
+  return {memory, memory->data()};
+}
+
 /// One rank's part in a job.
 class Part {
  public:
-  Part(const Job& job, int rank) : job_(job) {
+  Part(const Job& job, int rank, bool in_plane) : job_(job), in_plane_(in_plane) {
     Collective& c = job_.collective;
     c.member = static_cast<int>(std::ranges::find(c.ranks, rank) - c.ranks.begin());
-    input_ = input_of(job_, c.member);
-    output_ = Bytes(output_bytes() + kGuardBytes, kGuard);
-    const bool in_place = c.kind == CollectiveKind::Allreduce ||
-                          (c.kind == CollectiveKind::Broadcast && c.member == c.root_member);
-    if (in_place) std::ranges::copy(input_, output_.begin());
-    c.input = input_.data();
-    c.output = output_.data();
   }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 
   void start(DataPlane& plane) {
+    Collective& c = job_.collective;
+    const Bytes input = input_of(job_, c.member);
+    const bool in_place = c.kind == CollectiveKind::Allreduce ||
+                          (c.kind == CollectiveKind::Broadcast && c.member == c.root_member);
+    Bytes output(output_bytes() + kGuardBytes, kGuard);
+    if (in_place) std::ranges::copy(input, output.begin());
+    input_ = store(plane, input);
+    output_ = store(plane, output);
+    c.input = input_.get();
+    c.output = output_.get();
     Result<std::unique_ptr<Operation>> started = plane.start(job_.collective);
     ASSERT_TRUE(started.ok()) << started.status().message();
     operation_ = std::move(started).value();
@@ -83,9 +91,9 @@ class Part {
   void check_result() {
     operation_.reset();
     const Collective& c = job_.collective;
-    const auto end = output_.begin() + static_cast<std::ptrdiff_t>(output_bytes());
-    EXPECT_EQ(Bytes(end, output_.end()), Bytes(kGuardBytes, kGuard));
-    EXPECT_TRUE(Bytes(output_.begin(), end) == expected_of(job_))
+    const std::byte* const end = output_.get() + output_bytes();
+    EXPECT_EQ(Bytes(end, end + kGuardBytes), Bytes(kGuardBytes, kGuard));
+    EXPECT_TRUE(Bytes(static_cast<const std::byte*>(output_.get()), end) == expected_of(job_))
         << to_string(c.kind) << " " << to_string(c.op) << " of " << c.count << " "
         << to_string(c.dtype) << " among " << c.ranks.size() << ", root " << c.root_member
         << ", number " << c.sequence << " of channel " << c.channel;
@@ -96,9 +104,19 @@ class Part {
     return static_cast<std::size_t>(job_.collective.count) * size_of(job_.collective.dtype);
   }
 
+  std::shared_ptr<std::byte> store(DataPlane& plane, const Bytes& bytes) const {
+    // Not always at the beginning of a page.
+    const std::size_t before = job_.seed % 3 * size_of(job_.collective.dtype);
+    const std::size_t size = bytes.size() + before;
+    std::shared_ptr<std::byte> memory = in_plane_ ? plane.allocate(size) : private_memory(size);
+    std::ranges::copy(bytes, memory.get() + before);
+    return {memory, memory.get() + before};
+  }
+
   Job job_;
-  Bytes input_;
-  Bytes output_;
+  const bool in_plane_;
+  std::shared_ptr<std::byte> input_;
+  std::shared_ptr<std::byte> output_;
   std::unique_ptr<Operation> operation_;
 };
 
@@ -156,7 +174,7 @@ using Queue = std::deque<std::unique_ptr<Part>>;
 
 /// This rank's parts, by channel. Large vectors only in the first one.
 std::map<ChannelId, Queue> parts(int rank, int size, DataType dtype,
-                                 const std::vector<std::int64_t>& counts) {
+                                 const std::vector<std::int64_t>& counts, Memory memory) {
   std::map<ChannelId, Queue> parts;
   for (const auto& [channel, ranks] : channels(size)) {
     std::uint64_t sequence = kFirstSequence;
@@ -168,7 +186,10 @@ std::map<ChannelId, Queue> parts(int rank, int size, DataType dtype,
         c.sequence = sequence++;
         if (std::ranges::find(ranks, rank) == ranks.end()) continue;
         const Job job{std::move(c), channel * 1000 + sequence};
-        parts[channel].push_back(std::make_unique<Part>(job, rank));
+        const bool in_plane =
+            memory == Memory::Plane ||
+            (memory == Memory::Mixed && (job.seed * 7 + static_cast<unsigned>(rank)) % 3 != 0);
+        parts[channel].push_back(std::make_unique<Part>(job, rank, in_plane));
       }
     }
   }
@@ -233,15 +254,15 @@ std::vector<std::byte> message(int source, int destination, int index) {
 }  // namespace
 
 void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
-                     const std::vector<std::int64_t>& counts, const Idle& idle) {
+                     const std::vector<std::int64_t>& counts, const Idle& idle, Memory memory) {
   std::mt19937 random(static_cast<unsigned>(rank) + 1);
-  std::map<ChannelId, Queue> waiting = parts(rank, size, dtype, counts);
+  std::map<ChannelId, Queue> waiting = parts(rank, size, dtype, counts, memory);
   std::vector<Flight> flights;
   bool started = true;
   while (started || !flights.empty()) {
     started = start_any(plane, waiting, flights, random);
     if (::testing::Test::HasFatalFailure()) return;
-    if (!progress_all(flights, random) && !started) idle();
+    if (!progress_all(flights, random) && !started && !flights.empty()) idle();
   }
 }
 
@@ -263,7 +284,7 @@ void run_messages(ControlPlane& plane, const Idle& idle) {
     Result<std::optional<Envelope>> arrived = plane.receive();
     ASSERT_TRUE(arrived.ok()) << arrived.status().message();
     if (!arrived.value()) {
-      if (!sending) idle();
+      if (!sending && (missing > 0 || plane.sending())) idle();
       continue;
     }
     const Envelope& envelope = *arrived.value();

@@ -14,11 +14,16 @@ namespace kolo::core::scenarios {
 /// Called when nothing moves.
 using Idle = std::function<void()>;
 
+/// Where the tensors lie: anywhere, in memory of the plane, or here and there, by rank and
+/// operation.
+enum class Memory { Private, Plane, Mixed };
+
 /// Every kind of collective on each number of elements, in several channels, among all ranks and
 /// among some. Many are in flight at once; each rank starts the channels interleaved in its own
 /// way, and progresses in random order. Results are compared with a serial computation, bit by bit.
 void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
-                     const std::vector<std::int64_t>& counts, const Idle& idle);
+                     const std::vector<std::int64_t>& counts, const Idle& idle,
+                     Memory memory = Memory::Private);
 
 /// Every rank sends messages of many sizes to every other; they arrive in order and unchanged.
 void run_messages(ControlPlane& plane, const Idle& idle);

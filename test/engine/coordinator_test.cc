@@ -32,13 +32,11 @@ class CoordinatorTest : public ::testing::TestWithParam<std::tuple<int, Job::Pla
 
 std::string name_of(const ::testing::TestParamInfo<CoordinatorTest::ParamType>& test) {
   const auto& [size, planes] = test.param;
-  return fmt::format("{}{}", planes == Job::Planes::Silent ? "silent" : "ringing", size);
+  return fmt::format("{}{}", job::name_of(planes), size);
 }
 
 INSTANTIATE_TEST_SUITE_P(Ranks, CoordinatorTest,
-                         ::testing::Combine(::testing::Values(1, 2, 3, 4, 8),
-                                            ::testing::Values(Job::Planes::Ringing,
-                                                              Job::Planes::Silent)),
+                         ::testing::Combine(::testing::Values(1, 2, 3, 4, 8), job::kAllPlanes),
                          name_of);
 
 TEST_P(CoordinatorTest, EveryKindTypeAndSize) {

@@ -44,11 +44,8 @@ class FailuresTest : public ::testing::TestWithParam<Job::Planes> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest,
-                         ::testing::Values(Job::Planes::Ringing, Job::Planes::Silent),
-                         [](const auto& test) {
-                           return test.param == Job::Planes::Silent ? "silent" : "ringing";
-                         });
+INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest, job::kAllPlanes,
+                         [](const auto& test) { return job::name_of(test.param); });
 
 // ---- broken planes ----
 

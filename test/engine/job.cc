@@ -9,10 +9,14 @@
 #include <thread>
 #include <utility>
 
+#include "control/shm_control.h"
+#include "data/shm_data.h"
 #include "support/threads.h"
 
 namespace kolo::core::job {
 namespace {
+
+constexpr std::size_t kArenaBytes = std::size_t{512} << 20;
 
 /// Delivers messages of each sender in order, but keeps some senders' back for a while.
 class SilentControl final : public ForwardingControl {
@@ -64,25 +68,61 @@ Job::Job(int size, Planes planes, std::uint64_t seed)
       kind_(planes),
       seed_(seed),
       control_hub_(InprocControlHub::create(size)),
-      data_hub_(InprocDataHub::create(size)) {}
+      data_hub_(InprocDataHub::create(size)),
+      meeting_(size) {}
 
 Result<std::unique_ptr<Context>> Job::create(int rank) {
-  const auto connect = [&](Doorbell& own) -> Result<core::Planes> {
-    const bool silent = kind_ == Planes::Silent;
-    Doorbell& doorbell = silent ? unheard_ : own;
-    core::Planes planes;
-    planes.control = control_hub_->connect(rank, doorbell);
-    planes.data = data_hub_->connect(rank, doorbell);
-    if (silent) {
-      const std::uint64_t seed = seed_ + static_cast<unsigned>(rank);
-      planes.control = std::make_unique<SilentControl>(std::move(planes.control), seed);
-      planes.data = std::make_unique<SilentData>(std::move(planes.data));
+  const auto connect_wrapped = [&](const Config& /*config*/, Doorbell& own) {
+    Result<core::Planes> planes = connect(rank, own);
+    if (!planes.ok()) return planes;
+    if (wrap_control) {
+      planes.value().control = wrap_control(rank, std::move(planes.value().control));
     }
-    if (wrap_control) planes.control = wrap_control(rank, std::move(planes.control));
-    if (wrap_data) planes.data = wrap_data(rank, std::move(planes.data));
+    if (wrap_data) planes.value().data = wrap_data(rank, std::move(planes.value().data));
     return planes;
   };
-  return Context::create(change_config ? change_config(rank, config) : config, connect);
+  return Context::create(change_config ? change_config(rank, config) : config, connect_wrapped);
+}
+
+Result<core::Planes> Job::connect(int rank, Doorbell& own) {
+  if (kind_ == Planes::Shared) return share_memory(rank, own);
+  const bool silent = kind_ == Planes::Silent;
+  Doorbell& doorbell = silent ? unheard_ : own;
+  core::Planes planes;
+  planes.control = control_hub_->connect(rank, doorbell);
+  planes.data = data_hub_->connect(rank, doorbell);
+  if (silent) {
+    const std::uint64_t seed = seed_ + static_cast<unsigned>(rank);
+    planes.control = std::make_unique<SilentControl>(std::move(planes.control), seed);
+    planes.data = std::make_unique<SilentData>(std::move(planes.data));
+  }
+  return planes;
+}
+
+Result<core::Planes> Job::share_memory(int rank, Doorbell& own) {
+  testing::ThreadBootstrap bootstrap(meeting_, rank);
+  auto host = shm::Host::join(bootstrap, {.global_rank = rank, .capacity = kArenaBytes});
+  if (!host.ok()) return host.status();
+  own.move_to(host.value()->own_doorbell());
+  Topology topology;
+  topology.rank = topology.local_rank = rank;
+  topology.size = topology.local_size = size_;
+  core::Planes planes;
+  planes.control = std::make_unique<ShmControlPlane>(host.value(), topology);
+  planes.data = std::make_unique<ShmDataPlane>(std::move(host).value());
+  return planes;
+}
+
+std::string name_of(Job::Planes planes) {
+  switch (planes) {
+    case Job::Planes::Ringing:
+      return "ringing";
+    case Job::Planes::Silent:
+      return "silent";
+    case Job::Planes::Shared:
+      return "shared";
+  }
+  return "";
 }
 
 void Job::run(const std::function<void(Context&)>& body) {

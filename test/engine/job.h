@@ -3,6 +3,8 @@
 /// Ranks as threads of one process, each with a Context of its own, and what a test puts between a
 /// rank and its planes.
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -11,6 +13,7 @@
 #include "context/context.h"
 #include "control/inproc_control.h"
 #include "data/inproc_data.h"
+#include "support/thread_bootstrap.h"
 
 namespace kolo::core::job {
 
@@ -18,7 +21,8 @@ class Job {
  public:
   /// Ringing: messages wake the rank they are for. Silent: nothing rings, as over MPI, so that a
   /// rank that does not look hears nothing; and messages from different ranks overtake each other.
-  enum class Planes { Ringing, Silent };
+  /// Shared: shared memory, as within a host.
+  enum class Planes { Ringing, Silent, Shared };
 
   /// `seed`: of the order in which silent messages arrive.
   explicit Job(int size, Planes planes = Planes::Ringing, std::uint64_t seed = 0);
@@ -38,6 +42,9 @@ class Job {
   void run(const std::function<void(Context&)>& body);
 
  private:
+  Result<core::Planes> connect(int rank, Doorbell& own);
+  Result<core::Planes> share_memory(int rank, Doorbell& own);
+
   const int size_;
   const Planes kind_;
   const std::uint64_t seed_;
@@ -45,7 +52,12 @@ class Job {
   Doorbell unheard_;
   std::shared_ptr<InprocControlHub> control_hub_;
   std::shared_ptr<InprocDataHub> data_hub_;
+  testing::Meeting meeting_;
 };
+
+inline const auto kAllPlanes =
+    ::testing::Values(Job::Planes::Ringing, Job::Planes::Silent, Job::Planes::Shared);
+std::string name_of(Job::Planes planes);
 
 /// Passes everything on.
 class ForwardingControl : public ControlPlane {
@@ -68,6 +80,9 @@ class ForwardingData : public DataPlane {
   explicit ForwardingData(std::unique_ptr<DataPlane> plane) : plane_(std::move(plane)) {}
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
     return plane_->start(collective);
+  }
+  std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
+    return plane_->allocate(bytes);
   }
   bool rings() const override { return plane_->rings(); }
 

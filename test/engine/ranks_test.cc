@@ -43,11 +43,8 @@ class RanksTest : public ::testing::TestWithParam<Job::Planes> {
   std::uint64_t jobs_ = 0;
 };
 
-INSTANTIATE_TEST_SUITE_P(Planes, RanksTest,
-                         ::testing::Values(Job::Planes::Ringing, Job::Planes::Silent),
-                         [](const auto& test) {
-                           return test.param == Job::Planes::Silent ? "silent" : "ringing";
-                         });
+INSTANTIATE_TEST_SUITE_P(Planes, RanksTest, job::kAllPlanes,
+                         [](const auto& test) { return job::name_of(test.param); });
 
 std::shared_ptr<Work> refuse(Context& context, const std::string& name, const std::string& reason) {
   Submission submission;

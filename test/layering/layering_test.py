@@ -12,13 +12,14 @@ BELOW = {
     "base": [],
     "wire": ["base"],
     "mpi": ["base"],
-    "control": ["base", "wire", "mpi"],
-    "data": ["base", "wire", "mpi"],
+    "shm": ["base"],
+    "control": ["base", "wire", "mpi", "shm"],
+    "data": ["base", "wire", "mpi", "shm"],
     "engine": ["base", "wire", "control", "data"],
-    "context": ["base", "wire", "mpi", "control", "data", "engine"],
+    "context": ["base", "wire", "mpi", "shm", "control", "data", "engine"],
 }
 # Backends are known to the place that chooses between them, and to nobody else.
-BACKEND = re.compile(r"^(control|data)/(mpi|inproc)_")
+BACKEND = re.compile(r"^(control|data)/(mpi|shm|inproc)_")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 LIBTORCH = ("torch/", "ATen/", "c10/")
 

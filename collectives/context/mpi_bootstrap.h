@@ -1,0 +1,25 @@
+#pragma once
+
+#include "mpi/handles.h"
+#include "shm/bootstrap.h"
+
+namespace kolo::core {
+
+/// Between the ranks that MPI finds on one host.
+class MpiBootstrap final : public shm::Bootstrap {
+ public:
+  /// Collective over MPI_COMM_WORLD.
+  static Result<MpiBootstrap> create();
+
+  int rank() const override { return comm_.rank(); }
+  int size() const override { return comm_.size(); }
+  Result<std::vector<std::vector<std::byte>>> all_gather(std::span<const std::byte> own) override;
+  bool same_process() const override { return false; }
+
+ private:
+  explicit MpiBootstrap(mpi::Comm comm) : comm_(std::move(comm)) {}
+
+  mpi::Comm comm_;
+};
+
+}  // namespace kolo::core

@@ -1,0 +1,63 @@
+#include "data/selector.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <string_view>
+#include <utility>
+
+namespace kolo::core {
+namespace {
+
+std::string_view to_string(Reach reach) {
+  switch (reach) {
+    case Reach::Host:
+      return "within a host";
+    case Reach::Cluster:
+      return "between hosts";
+  }
+  std::abort();
+}
+
+}  // namespace
+
+SelectingDataPlane::SelectingDataPlane(std::vector<Choice> planes, std::vector<Route> routes,
+                                       std::vector<int> host_ranks, bool rings)
+    : planes_(std::move(planes)),
+      routes_(std::move(routes)),
+      host_ranks_(std::move(host_ranks)),
+      rings_(rings) {}
+
+Reach SelectingDataPlane::reach_of(const Collective& collective) const {
+  const bool near = std::ranges::all_of(collective.ranks, [this](int rank) {
+    return std::ranges::find(host_ranks_, rank) != host_ranks_.end();
+  });
+  return near ? Reach::Host : Reach::Cluster;
+}
+
+StartedOperation SelectingDataPlane::start(const Collective& collective) {
+  const Reach reach = reach_of(collective);
+  const auto bytes = collective.count * static_cast<std::int64_t>(size_of(collective.dtype));
+  const Route* best = nullptr;
+  for (const Route& route : routes_) {
+    if (route.kind != collective.kind || route.reach != reach || route.from_bytes > bytes) continue;
+    if (best == nullptr || route.from_bytes > best->from_bytes) best = &route;
+  }
+  if (best == nullptr) {
+    return Status::error(fmt::format("no data plane carries {} of {} bytes {}",
+                                     core::to_string(collective.kind), bytes, to_string(reach)));
+  }
+  return planes_[best->plane].plane->start(collective);
+}
+
+std::string SelectingDataPlane::describe() const {
+  std::string text;
+  for (const Route& route : routes_) {
+    text += fmt::format("{} {} from {} bytes: {}\n", core::to_string(route.kind),
+                        to_string(route.reach), route.from_bytes, planes_[route.plane].name);
+  }
+  return text;
+}
+
+}  // namespace kolo::core

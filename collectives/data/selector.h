@@ -1,0 +1,58 @@
+#pragma once
+
+/// Which data plane carries what.
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/data_plane.h"
+
+namespace kolo::core {
+
+/// How far the members of an operation are from each other.
+enum class Reach : std::uint8_t { Host, Cluster };
+
+/// A row of the table: operations of this kind and reach, from so many bytes on.
+struct Route {
+  CollectiveKind kind = CollectiveKind::Allreduce;
+  Reach reach = Reach::Cluster;
+  std::int64_t from_bytes = 0;
+  /// Index of the plane.
+  std::size_t plane = 0;
+};
+
+/// A data plane made of several. What a collective says of itself decides, and that is the same on
+/// all members; numbers are unique in a channel, and so in each plane.
+class SelectingDataPlane final : public DataPlane {
+ public:
+  struct Choice {
+    std::string name;
+    std::unique_ptr<DataPlane> plane;
+  };
+
+  /// Of the routes that fit, the one with the most `from_bytes` is taken. The first plane gives the
+  /// memory. `host_ranks`: all ranks on this host; `rings`: whether all planes in use ring.
+  SelectingDataPlane(std::vector<Choice> planes, std::vector<Route> routes,
+                     std::vector<int> host_ranks, bool rings);
+
+  StartedOperation start(const Collective& collective) override;
+  std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
+    return planes_.front().plane->allocate(bytes);
+  }
+  bool rings() const override { return rings_; }
+
+  /// The table, a row a line.
+  std::string describe() const;
+
+ private:
+  Reach reach_of(const Collective& collective) const;
+
+  const std::vector<Choice> planes_;
+  const std::vector<Route> routes_;
+  const std::vector<int> host_ranks_;
+  const bool rings_;
+};
+
+}  // namespace kolo::core

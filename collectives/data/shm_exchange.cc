@@ -1,0 +1,65 @@
+#include "data/shm_exchange.h"
+
+#include <cassert>
+#include <cstring>
+#include <type_traits>
+
+namespace kolo::core {
+namespace {
+
+static_assert(std::is_trivially_copyable_v<ShmSignal>);
+
+void note(ShmMember& member, const ShmSignal& signal, std::span<const std::byte> payload) {
+  switch (signal.kind) {
+    case ShmSignal::Kind::ArrivedWithPayload:
+      member.payload.assign(payload.begin(), payload.end());
+      [[fallthrough]];
+    case ShmSignal::Kind::ArrivedStaged:
+    case ShmSignal::Kind::ArrivedDirect:
+      member.arrived = true;
+      member.direct = signal.kind == ShmSignal::Kind::ArrivedDirect;
+      member.bytes = signal.bytes;
+      member.place = signal.place;
+      break;
+    case ShmSignal::Kind::Filled:
+      ++member.filled;
+      member.filled_place = signal.place;
+      break;
+    case ShmSignal::Kind::Finished:
+      ++member.finished;
+      member.finished_place = signal.place;
+      break;
+    case ShmSignal::Kind::GaveUp:
+      member.gave_up = true;
+      break;
+  }
+}
+
+}  // namespace
+
+ShmExchange::ShmExchange(std::shared_ptr<const shm::Host> host)
+    : host_(std::move(host)), messenger_(host_, shm::Section::Data) {}
+
+ShmExchange::Members& ShmExchange::about(Key key) {
+  Members& members = known_[key];
+  if (members.empty()) members.resize(static_cast<std::size_t>(host_->size()));
+  return members;
+}
+
+void ShmExchange::tell(int local_rank, const ShmSignal& signal,
+                       std::span<const std::byte> payload) {
+  messenger_.send(local_rank, std::as_bytes(std::span(&signal, 1)), payload);
+}
+
+void ShmExchange::listen() {
+  while (const auto message = messenger_.receive()) {
+    ShmSignal signal;
+    assert(message->bytes.size() >= sizeof(signal));
+    std::memcpy(&signal, message->bytes.data(), sizeof(signal));
+    Members& members = about({signal.channel, signal.sequence});
+    note(members[static_cast<std::size_t>(message->local_rank)], signal,
+         message->bytes.subspan(sizeof(signal)));
+  }
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,86 @@
+#pragma once
+
+/// What the members of operations tell each other over shared memory: short signals, each about one
+/// operation. The bulk is read and written in place.
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "base/types.h"
+#include "shm/messenger.h"
+
+namespace kolo::core {
+
+/// What one member of an operation has told this one. Signals of a pair arrive in order, so
+/// counting them says how far the other is; what it had written to memory before a signal is seen
+/// by who has received it (see shm/ring.h).
+struct ShmMember {
+  /// It has begun, and this is what it brings.
+  bool arrived = false;
+  std::uint64_t bytes = 0;
+  /// The bytes themselves, when they are few; else, if they are in its arena, their place there.
+  std::vector<std::byte> payload;
+  bool direct = false;
+  std::uint64_t place = 0;
+
+  /// Steps for which it has filled its slots, and in which it has finished its part.
+  std::int64_t filled = 0;
+  std::int64_t finished = 0;
+  /// Its slots, in its arena.
+  std::uint64_t filled_place = 0;
+  std::uint64_t finished_place = 0;
+
+  /// It has abandoned the operation.
+  bool gave_up = false;
+};
+
+struct ShmSignal {
+  enum class Kind : std::uint32_t {
+    ArrivedWithPayload,
+    ArrivedDirect,
+    ArrivedStaged,
+    Filled,
+    Finished,
+    GaveUp
+  };
+
+  Kind kind = Kind::GaveUp;
+  ChannelId channel = 0;
+  std::uint64_t sequence = 0;
+  /// Of those who arrive: what they bring.
+  std::uint64_t bytes = 0;
+  /// In the sender's arena.
+  std::uint64_t place = 0;
+};
+
+/// Used by one thread.
+class ShmExchange {
+ public:
+  using Key = std::pair<ChannelId, std::uint64_t>;
+  /// By local rank.
+  using Members = std::vector<ShmMember>;
+
+  explicit ShmExchange(std::shared_ptr<const shm::Host> host);
+
+  /// What is known of an operation, also of one that this rank has not begun. Valid until
+  /// forgotten.
+  Members& about(Key key);
+  void forget(Key key) { known_.erase(key); }
+
+  void tell(int local_rank, const ShmSignal& signal, std::span<const std::byte> payload = {});
+  /// Takes in whatever has arrived, about whichever operation.
+  void listen();
+  bool telling(int local_rank) const { return messenger_.sending_to(local_rank); }
+
+ private:
+  const std::shared_ptr<const shm::Host> host_;
+  shm::Messenger messenger_;
+  /// Between a member's first signal, or the own beginning, and the end.
+  std::map<Key, Members> known_;
+};
+
+}  // namespace kolo::core

@@ -1,0 +1,91 @@
+#pragma once
+
+/// The operations of the shared-memory data plane: one function begins each.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "data/data_plane.h"
+#include "data/shm_data.h"
+#include "data/shm_exchange.h"
+#include "data/shm_stages.h"
+
+namespace kolo::core {
+
+/// What an operation gets from its plane, which outlives it.
+struct ShmSetup {
+  const shm::Host& host;
+  ShmExchange& exchange;
+  ShmStages& stages;
+  const ShmDataOptions& options;
+};
+
+/// Every member's vector to every other, within signals. For few bytes.
+StartedOperation start_flat_allreduce(const ShmSetup& setup, const Collective& collective);
+/// Each member reduces a slice of the vector for all.
+StartedOperation start_sliced_allreduce(const ShmSetup& setup, const Collective& collective);
+StartedOperation start_shm_broadcast(const ShmSetup& setup, const Collective& collective);
+StartedOperation start_shm_allgather(const ShmSetup& setup, const Collective& collective);
+
+class ShmOperation : public Operation {
+ public:
+  static StartedOperation begin(std::unique_ptr<ShmOperation> operation);
+
+  /// Before it is Done, tells the others. They may still write to this rank's memory for a moment.
+  ~ShmOperation() override;
+  ShmOperation(const ShmOperation&) = delete;
+  ShmOperation& operator=(const ShmOperation&) = delete;
+
+  Result<Progress> progress() final;
+  std::vector<int> missing() const final;
+
+ protected:
+  ShmOperation(const ShmSetup& setup, const Collective& collective);
+
+  /// Does a bounded piece of what can be done now; Done when the others need nothing more of this
+  /// member, either.
+  virtual Result<Progress> advance() = 0;
+
+  const ShmSetup& setup() const { return setup_; }
+  const Collective& collective() const { return collective_; }
+  int members() const { return static_cast<int>(locals_.size()); }
+  int self() const { return collective_.member; }
+  /// Members other than this one, the next one first, so that not all begin with the same.
+  const std::vector<int>& peers() const { return peers_; }
+  std::int64_t bytes_of(std::int64_t count) const;
+
+  /// What a member has told.
+  const ShmMember& told_by(int member) const;
+  /// Memory in a member's arena.
+  std::byte* at(int member, std::uint64_t place, std::int64_t bytes) const;
+  std::uint64_t place_of(const std::byte* own) const;
+
+  void tell(int member, ShmSignal::Kind kind, std::uint64_t place = 0) const;
+  /// Tells that this member is there, and what it brings: with the bytes themselves when they are
+  /// few.
+  void announce(std::span<const int> to, const void* memory, std::int64_t bytes) const;
+  /// Whether the member means the same operation.
+  Status check_arrival(int member, std::int64_t bytes) const;
+
+  /// A stage of its own, for as long as others may use it.
+  std::byte* stage();
+
+ private:
+  ShmSignal signal(ShmSignal::Kind kind) const;
+  bool telling() const;
+
+  const ShmSetup setup_;
+  const Collective collective_;
+  /// Local ranks, by member.
+  std::vector<int> locals_;
+  std::vector<int> peers_;
+  ShmExchange::Members& told_;
+  std::shared_ptr<std::byte> stage_;
+  bool finished_ = false;
+  bool done_ = false;
+};
+
+}  // namespace kolo::core

@@ -1,0 +1,90 @@
+#include "data/shm_spread.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "data/stream_copy.h"
+
+namespace kolo::core {
+namespace {
+
+constexpr std::int64_t kSlots = 4;
+
+}  // namespace
+
+ShmSpread::Giver::Giver(ShmSpread& operation, const void* from, std::int64_t bytes,
+                        std::vector<int> takers)
+    : operation_(operation),
+      from_(static_cast<const std::byte*>(from)),
+      bytes_(bytes),
+      takers_(std::move(takers)) {
+  const ShmSetup& setup = operation_.setup();
+  operation_.announce(takers_, from_, bytes_);
+  if (bytes_ <= setup.options.flat_bytes || takers_.empty()) return;
+  const bool direct =
+      setup.host.own().offset_of(from_, static_cast<std::size_t>(bytes_)).has_value();
+  chunk_ = setup.options.chunk_bytes;
+  steps_ = direct ? 1 : (bytes_ + chunk_ - 1) / chunk_;
+  filled_ = direct ? 1 : 0;
+}
+
+Result<Operation::Progress> ShmSpread::Giver::advance() {
+  std::int64_t finished = steps_;
+  for (const int taker : takers_) {
+    finished = std::min(finished, operation_.told_by(taker).finished);
+  }
+  if (steps_ == 0 || finished == steps_) return Progress::Done;
+  if (filled_ == steps_ || filled_ - finished == kSlots) return Progress::Waiting;
+  std::byte* const stage = operation_.stage();
+  if (stage == nullptr) {
+    return Status::error("no shared memory is left for the stage of a broadcast or all-gather");
+  }
+  const std::int64_t begin = filled_ * chunk_;
+  stream_copy(stage + filled_ % kSlots * chunk_, from_ + begin,
+              static_cast<std::size_t>(std::min(chunk_, bytes_ - begin)));
+  ++filled_;
+  const std::uint64_t place = operation_.place_of(stage);
+  for (const int taker : takers_) operation_.tell(taker, ShmSignal::Kind::Filled, place);
+  return Progress::Moved;
+}
+
+Result<Operation::Progress> ShmSpread::Taker::advance() {
+  if (done_) return Progress::Done;
+  const ShmMember& giver = operation_.told_by(giver_);
+  if (!giver.arrived) return Progress::Waiting;
+  if (Status status = operation_.check_arrival(giver_, bytes_); !status.ok()) return status;
+  Progress progress = Progress::Done;
+  if (bytes_ <= operation_.setup().options.flat_bytes) {
+    if (bytes_ > 0) std::memcpy(to_, giver.payload.data(), giver.payload.size());
+  } else {
+    progress = giver.direct ? take_direct(giver) : take_step(giver);
+  }
+  done_ = progress == Progress::Done;
+  return progress;
+}
+
+Operation::Progress ShmSpread::Taker::take_direct(const ShmMember& giver) {
+  const std::int64_t size = std::min(bytes_ - taken_, operation_.setup().options.piece_bytes);
+  std::memcpy(to_ + taken_, operation_.at(giver_, giver.place, bytes_) + taken_,
+              static_cast<std::size_t>(size));
+  taken_ += size;
+  if (taken_ < bytes_) return Progress::Moved;
+  operation_.tell(giver_, ShmSignal::Kind::Finished);
+  return Progress::Done;
+}
+
+Operation::Progress ShmSpread::Taker::take_step(const ShmMember& giver) {
+  if (giver.filled == steps_) return Progress::Waiting;
+  const std::int64_t chunk = operation_.setup().options.chunk_bytes;
+  const std::int64_t size = std::min(chunk, bytes_ - taken_);
+  std::memcpy(to_ + taken_,
+              operation_.at(giver_, giver.filled_place, kSlots * chunk) + steps_ % kSlots * chunk,
+              static_cast<std::size_t>(size));
+  taken_ += size;
+  ++steps_;
+  operation_.tell(giver_, ShmSignal::Kind::Finished);
+  return taken_ < bytes_ ? Progress::Moved : Progress::Done;
+}
+
+}  // namespace kolo::core

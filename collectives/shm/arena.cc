@@ -1,0 +1,131 @@
+#include "shm/arena.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+namespace kolo::core::shm {
+namespace {
+
+constexpr std::size_t kAlignment = std::size_t{256} << 20;
+
+Status failure(std::string_view what, int error) {
+  return Status::error(fmt::format("{}: {}", what, std::strerror(error)));
+}
+
+/// As much as the machine has, or as a file may have: growing one beyond the limit ends the
+/// process.
+std::size_t largest_capacity() {
+  const auto pages = static_cast<std::size_t>(std::max(::sysconf(_SC_PHYS_PAGES), 1L));
+  std::size_t bytes = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
+    bytes = std::min(bytes, static_cast<std::size_t>(limit.rlim_cur));
+  }
+  return bytes / Heap::kPage * Heap::kPage;
+}
+
+}  // namespace
+
+Result<Mapping> Mapping::map(const Descriptor& file, std::size_t bytes) {
+  // Reserves more than it needs, and gives back what is before and after the aligned part.
+  const std::size_t reserved = bytes + kAlignment;
+  void* const area =
+      ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (area == MAP_FAILED) return failure(fmt::format("reserving {} bytes", reserved), errno);
+  auto* const begin = static_cast<std::byte*>(area);
+  const std::size_t beyond = reinterpret_cast<std::uintptr_t>(begin) % kAlignment;
+  const std::size_t before = beyond == 0 ? 0 : kAlignment - beyond;
+  std::byte* const aligned = begin + before;
+  if (::mmap(aligned, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+             file.get(), 0) == MAP_FAILED) {
+    const int error = errno;
+    ::munmap(begin, reserved);
+    return failure(fmt::format("mapping {} bytes of shared memory", bytes), error);
+  }
+  if (before > 0) ::munmap(begin, before);
+  ::munmap(aligned + bytes, reserved - before - bytes);
+  return Mapping(aligned, bytes);
+}
+
+Mapping::Mapping(Mapping&& other) noexcept
+    : begin_(std::exchange(other.begin_, nullptr)), bytes_(other.bytes_) {}
+
+Mapping::~Mapping() {
+  if (begin_ != nullptr) ::munmap(begin_, bytes_);
+}
+
+Result<std::shared_ptr<Arena>> Arena::create(const Layout& layout) {
+  Layout fitted = layout;
+  fitted.capacity = std::min(Heap::round_up(layout.capacity), largest_capacity());
+  if (layout.capacity == 0) fitted.capacity = largest_capacity();
+  if (fitted.capacity <= layout.reserved + layout.skew) {
+    return Status::error(fmt::format("{} bytes are needed, but only {} allowed (see ulimit -f)",
+                                     layout.reserved + layout.skew, fitted.capacity));
+  }
+  Descriptor file(::memfd_create("kolo", MFD_CLOEXEC));
+  if (!file.valid()) return failure("memfd_create", errno);
+  if (::ftruncate(file.get(), static_cast<off_t>(fitted.capacity)) != 0) {
+    return failure(fmt::format("growing a memfd to {} bytes", fitted.capacity), errno);
+  }
+  // So that a lack of memory is an error here, not a SIGBUS later.
+  if (::fallocate(file.get(), 0, 0, static_cast<off_t>(layout.reserved)) != 0) {
+    return failure(fmt::format("allocating {} bytes of shared memory", layout.reserved), errno);
+  }
+  Result<Mapping> mapping = Mapping::map(file, fitted.capacity);
+  if (!mapping.ok()) return mapping.status();
+  return std::shared_ptr<Arena>(new Arena(std::move(file), std::move(mapping).value(), fitted));
+}
+
+Arena::Arena(Descriptor file, Mapping mapping, const Layout& layout)
+    : file_(std::move(file)),
+      mapping_(std::make_shared<const Mapping>(std::move(mapping))),
+      heap_(layout.reserved + layout.skew, layout.capacity) {}
+
+std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
+  const std::size_t size = Heap::round_up(std::max(bytes, std::size_t{1}));
+  const std::lock_guard lock(mutex_);
+  const std::optional<std::size_t> offset = heap_.take(bytes);
+  if (!offset) return nullptr;
+  if (::fallocate(file_.get(), 0, static_cast<off_t>(*offset), static_cast<off_t>(size)) != 0) {
+    heap_.give_back(*offset, bytes);
+    return nullptr;
+  }
+  return {mapping_->begin() + *offset,
+          [self = shared_from_this(), offset = *offset, bytes](std::byte* /*memory*/) {
+            self->give_back(offset, bytes);
+          }};
+}
+
+void Arena::give_back(std::size_t offset, std::size_t bytes) {
+  const std::lock_guard lock(mutex_);
+  if (retired_) return;
+  const std::size_t size = Heap::round_up(std::max(bytes, std::size_t{1}));
+  ::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+              static_cast<off_t>(size));
+  heap_.give_back(offset, bytes);
+}
+
+std::optional<std::uint64_t> Arena::offset_of(const void* memory, std::size_t bytes) const {
+  const auto address = reinterpret_cast<std::uintptr_t>(memory);
+  const auto begin = reinterpret_cast<std::uintptr_t>(mapping_->begin());
+  if (address < begin || address - begin > mapping_->bytes() ||
+      bytes > mapping_->bytes() - (address - begin)) {
+    return std::nullopt;
+  }
+  return address - begin;
+}
+
+void Arena::retire() {
+  const std::lock_guard lock(mutex_);
+  retired_ = true;
+}
+
+}  // namespace kolo::core::shm

@@ -1,0 +1,172 @@
+#include "shm/host.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "shm/fd_passing.h"
+
+namespace kolo::core::shm {
+namespace {
+
+constexpr std::chrono::seconds kPatience{10};
+
+// An arena begins with the doorbell, on a page of its own, and the rings of each section.
+constexpr std::size_t kDoorbellBytes = Heap::kPage;
+
+std::size_t reserved_bytes(int ranks) {
+  return Heap::round_up(kDoorbellBytes +
+                        kSections * static_cast<std::size_t>(ranks) * sizeof(Ring));
+}
+
+std::span<const std::byte> as_bytes(const std::string& text) {
+  return std::as_bytes(std::span(text));
+}
+
+std::string as_text(const std::vector<std::byte>& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+Result<std::shared_ptr<Arena>> create_arena(const Bootstrap& bootstrap,
+                                            const Host::Settings& settings) {
+  if (!settings.refusal.empty()) return Status::error(settings.refusal);
+  return Arena::create({.capacity = settings.capacity,
+                        .reserved = reserved_bytes(bootstrap.size()),
+                        .skew = static_cast<std::size_t>(bootstrap.rank()) * Heap::kPage});
+}
+
+/// Everybody's status; the first failure is everybody's.
+Status agree(Bootstrap& bootstrap, const std::vector<int>& ranks, const Status& own) {
+  const std::string text = own.ok() ? "" : own.message();
+  const auto all = bootstrap.all_gather(as_bytes(text));
+  if (!all.ok()) return all.status();
+  for (std::size_t i = 0; i < all.value().size(); ++i) {
+    if (all.value()[i].empty()) continue;
+    return Status::error(fmt::format("rank {}: {}", ranks[i], as_text(all.value()[i])));
+  }
+  return {};
+}
+
+template <typename T>
+Result<std::vector<T>> all_gather(Bootstrap& bootstrap, const T& own) {
+  const auto all = bootstrap.all_gather(std::as_bytes(std::span(&own, 1)));
+  if (!all.ok()) return all.status();
+  std::vector<T> values(all.value().size());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    if (all.value()[i].size() != sizeof(T)) {
+      return Status::error("the ranks of this host run different versions of Kolo");
+    }
+    std::memcpy(&values[i], all.value()[i].data(), sizeof(T));
+  }
+  return values;
+}
+
+using Mappings = std::vector<std::shared_ptr<const Mapping>>;
+
+/// Threads hand each other what they have mapped. The owners keep it until all have agreed.
+Result<Mappings> share_in_process(Bootstrap& bootstrap, const std::shared_ptr<const Mapping>& own) {
+  const auto all = all_gather(bootstrap, &own);
+  if (!all.ok()) return all.status();
+  Mappings mappings;
+  for (const auto* mapping : all.value()) mappings.push_back(*mapping);
+  return mappings;
+}
+
+Status send_to_all(const std::vector<std::vector<std::byte>>& mailboxes, int self,
+                   const Descriptor& file) {
+  for (int peer = 0; peer < std::ssize(mailboxes); ++peer) {
+    if (peer == self) continue;
+    Status status = send_descriptor(as_text(mailboxes[static_cast<std::size_t>(peer)]), self, file);
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+Result<std::shared_ptr<const Mapping>> map_arena(const Descriptor& file) {
+  struct stat info {};
+  if (::fstat(file.get(), &info) != 0) return Status::error("fstat of a peer's memory failed");
+  Result<Mapping> mapping = Mapping::map(file, static_cast<std::size_t>(info.st_size));
+  if (!mapping.ok()) return mapping.status();
+  return std::make_shared<const Mapping>(std::move(mapping).value());
+}
+
+/// Processes send each other their arenas' descriptors.
+Result<Mappings> share_between_processes(Bootstrap& bootstrap, Arena& own, const Mailbox& mailbox) {
+  const auto mailboxes = bootstrap.all_gather(as_bytes(mailbox.name()));
+  if (!mailboxes.ok()) return mailboxes.status();
+  const int self = bootstrap.rank();
+  Status sent = send_to_all(mailboxes.value(), self, own.file());
+  if (!sent.ok()) return sent;
+  Mappings mappings(mailboxes.value().size());
+  mappings[static_cast<std::size_t>(self)] = own.mapping();
+  const Deadline deadline = std::chrono::steady_clock::now() + kPatience;
+  while (std::ranges::find(mappings, nullptr) != mappings.end()) {
+    const Result<Mailbox::Delivery> delivery = mailbox.receive(deadline);
+    if (!delivery.ok()) return delivery.status();
+    const int sender = delivery.value().sender;
+    if (sender < 0 || sender >= std::ssize(mappings) ||
+        mappings[static_cast<std::size_t>(sender)] != nullptr) {
+      return Status::error("a process that is no rank of this job sent a descriptor");
+    }
+    auto mapped = map_arena(delivery.value().descriptor);
+    if (!mapped.ok()) return mapped.status();
+    mappings[static_cast<std::size_t>(sender)] = std::move(mapped).value();
+  }
+  return mappings;
+}
+
+}  // namespace
+
+// Every rank takes part in every round, whatever has become of it before.
+Result<std::shared_ptr<Host>> Host::join(Bootstrap& bootstrap, const Settings& settings) {
+  std::shared_ptr<Host> host(new Host());
+  auto ranks = all_gather(bootstrap, settings.global_rank);
+  if (!ranks.ok()) return ranks.status();
+  host->self_ = bootstrap.rank();
+  host->ranks_ = std::move(ranks).value();
+
+  Result<std::shared_ptr<Arena>> arena = create_arena(bootstrap, settings);
+  Result<Mailbox> mailbox = Mailbox::open();
+  Status ready = !arena.ok() ? arena.status() : !mailbox.ok() ? mailbox.status() : Status();
+  if (Status status = agree(bootstrap, host->ranks_, ready); !status.ok()) return status;
+  host->own_ = std::move(arena).value();
+
+  Result<Mappings> mappings =
+      bootstrap.same_process() ? share_in_process(bootstrap, host->own_->mapping())
+                               : share_between_processes(bootstrap, *host->own_, mailbox.value());
+  Status shared = mappings.ok() ? Status() : mappings.status();
+  if (Status status = agree(bootstrap, host->ranks_, shared); !status.ok()) return status;
+  host->arenas_ = std::move(mappings).value();
+  return host;
+}
+
+std::optional<int> Host::local_rank(int rank) const {
+  const auto found = std::ranges::find(ranks_, rank);
+  if (found == ranks_.end()) return std::nullopt;
+  return static_cast<int>(found - ranks_.begin());
+}
+
+Doorbell::Word& Host::doorbell(int local_rank) const {
+  return *reinterpret_cast<Doorbell::Word*>(arena(local_rank).begin());
+}
+
+std::shared_ptr<Doorbell::Word> Host::own_doorbell() const { return {own_, &doorbell(self_)}; }
+
+Ring& Host::ring_between(Section section, int sender, int receiver) const {
+  const std::size_t index =
+      static_cast<std::size_t>(section) * arenas_.size() + static_cast<std::size_t>(sender);
+  return reinterpret_cast<Ring*>(arena(receiver).begin() + kDoorbellBytes)[index];
+}
+
+std::byte* Host::at(int local_rank, std::uint64_t offset, std::size_t bytes) const {
+  const Mapping& mapping = arena(local_rank);
+  if (offset > mapping.bytes() || bytes > mapping.bytes() - offset) return nullptr;
+  return mapping.begin() + offset;
+}
+
+}  // namespace kolo::core::shm

@@ -1,0 +1,66 @@
+#pragma once
+
+/// Messages between the ranks of a host.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "shm/host.h"
+
+namespace kolo::core::shm {
+
+/// Nothing blocks; messages from one rank to another arrive in the order in which they were sent. A
+/// message that does not fit into the ring goes through it in pieces, as the receiver makes room.
+/// Used by one thread.
+class Messenger {
+ public:
+  Messenger(std::shared_ptr<const Host> host, Section section);
+
+  /// Takes a copy of both parts, which arrive as one message, and rings the receiver's doorbell.
+  void send(int local_rank, std::span<const std::byte> head, std::span<const std::byte> body = {});
+
+  struct Message {
+    int local_rank = 0;
+    /// Valid until the next call.
+    std::span<const std::byte> bytes;
+  };
+  /// The next message that has arrived whole; also moves what is under way.
+  std::optional<Message> receive();
+
+  /// Whether some of what was sent, to this rank or to any, waits for room, and so for receive().
+  bool sending_to(int local_rank) const;
+  bool sending() const;
+
+ private:
+  struct Outgoing {
+    RingWriter ring;
+    /// What the ring had no room for, and how much of it has gone since.
+    std::vector<std::byte> rest;
+    std::size_t gone = 0;
+
+    void write(std::span<const std::byte> bytes);
+  };
+  struct Incoming {
+    RingReader ring;
+    std::optional<std::uint64_t> length;
+    std::vector<std::byte> bytes;
+    std::size_t arrived = 0;
+
+    bool take();
+  };
+
+  void flush(int local_rank);
+
+  const std::shared_ptr<const Host> host_;
+  /// By local rank; the own ones are not used.
+  std::vector<Outgoing> outgoing_;
+  std::vector<Incoming> incoming_;
+  /// Where to look first, so that no rank is overheard for another.
+  int next_ = 0;
+};
+
+}  // namespace kolo::core::shm

@@ -1,0 +1,103 @@
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "control/shm_control.h"
+#include "data/shm_data.h"
+#include "plane_scenarios.h"
+#include "support/thread_bootstrap.h"
+#include "support/threads.h"
+
+namespace kolo::core {
+namespace {
+
+using scenarios::Memory;
+using testing::Meeting;
+using testing::run_ranks;
+using testing::ThreadBootstrap;
+
+constexpr std::size_t kCapacity = std::size_t{256} << 20;
+
+std::shared_ptr<shm::Host> join(Meeting& meeting, int rank, bool same_process = true) {
+  ThreadBootstrap bootstrap(meeting, rank, same_process);
+  // Global ranks differ from local ones where it does not matter for a scenario.
+  auto host = shm::Host::join(bootstrap, {.global_rank = rank, .capacity = kCapacity});
+  EXPECT_TRUE(host.ok()) << host.status().message();
+  return std::move(host).value();
+}
+
+struct Setting {
+  const char* name;
+  ShmDataOptions options;
+  std::vector<std::int64_t> counts;
+  /// Also this, of Float32.
+  std::int64_t large_count;
+};
+
+const Setting kNormal{"normal", {}, {0, 1, 3, 1023}, 200'000};
+const Setting kSmall{
+    "small", {.chunk_bytes = 1000, .flat_bytes = 64, .piece_bytes = 4096}, {0, 65, 1023}, 20'001};
+const Setting kTiny{"tiny", {.chunk_bytes = 1, .flat_bytes = 0, .piece_bytes = 1}, {0, 1, 70}, 300};
+
+using Case = std::tuple<Setting, int, Memory>;
+
+class ShmPlanesTest : public ::testing::TestWithParam<Case> {};
+
+std::string name_of(const ::testing::TestParamInfo<Case>& test) {
+  const auto& [setting, size, memory] = test.param;
+  const char* const place = memory == Memory::Private ? "private"
+                            : memory == Memory::Plane ? "arena"
+                                                      : "mixed";
+  return std::string(setting.name) + "_" + std::to_string(size) + "_" + place;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Chunks, ShmPlanesTest,
+    ::testing::Combine(::testing::Values(kNormal, kSmall, kTiny), ::testing::Values(1, 2, 3, 5),
+                       ::testing::Values(Memory::Private, Memory::Plane, Memory::Mixed)),
+    name_of);
+
+TEST_P(ShmPlanesTest, Collectives) {
+  // Of each size of an element, and each way to scale; the others are up to the kernel.
+  const auto& [setting, size, memory] = GetParam();
+  for (const DataType dtype : {DataType::UInt8, DataType::Float16, DataType::Float32}) {
+    std::vector<std::int64_t> counts = setting.counts;
+    if (dtype == DataType::Float32) counts.push_back(setting.large_count);
+    Meeting meeting(size);
+    run_ranks(size, [&, &setting = setting, &memory = memory, &size = size](int rank) {
+      const auto host = join(meeting, rank);
+      Doorbell doorbell;
+      doorbell.move_to(host->own_doorbell());
+      ShmDataPlane plane(host, setting.options);
+      ASSERT_TRUE(plane.rings());
+      scenarios::run_collectives(
+          plane, rank, size, dtype, counts, [&] { doorbell.wait(); }, memory);
+    });
+  }
+}
+
+class ShmControlTest : public ::testing::TestWithParam<int> {};
+INSTANTIATE_TEST_SUITE_P(Ranks, ShmControlTest, ::testing::Values(1, 2, 3, 5),
+                         ::testing::PrintToStringParamName());
+
+TEST_P(ShmControlTest, Messages) {
+  const int size = GetParam();
+  Meeting meeting(size);
+  run_ranks(size, [&](int rank) {
+    const auto host = join(meeting, rank);
+    Doorbell doorbell;
+    doorbell.move_to(host->own_doorbell());
+    Topology topology;
+    topology.rank = topology.local_rank = rank;
+    topology.size = topology.local_size = size;
+    ShmControlPlane plane(host, topology);
+    ASSERT_TRUE(plane.rings());
+    scenarios::run_messages(plane, [&] { doorbell.wait(); });
+  });
+}
+
+}  // namespace
+}  // namespace kolo::core

@@ -1,0 +1,254 @@
+// The parts of shared memory one by one.
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/doorbell.h"
+#include "shm/arena.h"
+#include "shm/fd_passing.h"
+#include "shm/heap.h"
+#include "shm/host.h"
+#include "support/thread_bootstrap.h"
+#include "support/threads.h"
+
+namespace kolo::core::shm {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+using testing::Meeting;
+using testing::run_ranks;
+using testing::ThreadBootstrap;
+
+constexpr std::size_t kPage = Heap::kPage;
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+// ---- doorbell ----
+
+TEST(Doorbell, RemembersARing) {
+  Doorbell bell;
+  bell.ring();
+  bell.ring();
+  bell.wait();
+  const auto begin = steady_clock::now();
+  bell.wait_for(milliseconds(20));
+  EXPECT_GE(steady_clock::now() - begin, milliseconds(20));
+}
+
+TEST(Doorbell, ShowsWhatWasWrittenBefore) {
+  constexpr int kRounds = 20'000;
+  Doorbell bells[2];
+  int value = 0;
+  const auto play = [&](int rank) {
+    for (int round = 0; round < kRounds; ++round) {
+      if ((round + rank) % 2 == 0) {
+        value = round;
+        bells[1 - rank].ring();
+      } else {
+        bells[rank].wait();
+        ASSERT_EQ(value, round);
+      }
+    }
+  };
+  run_ranks(2, play);
+}
+
+TEST(Doorbell, RingsAcrossMappings) {
+  auto arena = Arena::create({.capacity = kMiB, .reserved = kPage}).value();
+  const Mapping other = Mapping::map(arena->file(), kMiB).value();
+  ASSERT_NE(other.begin(), arena->mapping()->begin());
+  Doorbell bell;
+  bell.move_to({arena, reinterpret_cast<Doorbell::Word*>(arena->mapping()->begin())});
+  for (int i = 0; i < 100; ++i) {
+    const std::jthread peer(
+        [&] { Doorbell::ring(*reinterpret_cast<Doorbell::Word*>(other.begin())); });
+    bell.wait();
+  }
+}
+
+// ---- heap and arena ----
+
+TEST(Heap, MergesWhatIsGivenBack) {
+  Heap heap(kPage, 9 * kPage);
+  const std::size_t a = heap.take(1).value();
+  const std::size_t b = heap.take(3 * kPage).value();
+  const std::size_t c = heap.take(4 * kPage - 5).value();
+  EXPECT_EQ(a, kPage);
+  EXPECT_EQ(b, 2 * kPage);
+  EXPECT_EQ(c, 5 * kPage);
+  EXPECT_FALSE(heap.take(0));
+  heap.give_back(a, 1);
+  heap.give_back(c, 4 * kPage - 5);
+  EXPECT_FALSE(heap.take(5 * kPage));
+  heap.give_back(b, 3 * kPage);
+  EXPECT_EQ(heap.take(8 * kPage), kPage);
+}
+
+TEST(Heap, CannotGiveWhatIsTooMuch) {
+  Heap heap(0, kPage);
+  EXPECT_FALSE(heap.take(std::numeric_limits<std::size_t>::max()));
+  EXPECT_TRUE(heap.take(kPage));
+}
+
+long pages_of(const Arena& arena) {
+  struct stat info {};
+  EXPECT_EQ(::fstat(arena.file().get(), &info), 0);
+  return info.st_blocks * 512 / static_cast<long>(kPage);
+}
+
+TEST(Arena, HasPagesForWhatIsInUse) {
+  auto arena = Arena::create({.capacity = kMiB, .reserved = 2 * kPage, .skew = 3 * kPage}).value();
+  EXPECT_EQ(pages_of(*arena), 2);
+  auto memory = arena->allocate(10 * kPage);
+  EXPECT_EQ(arena->offset_of(memory.get(), 10 * kPage), 5 * kPage);
+  EXPECT_EQ(pages_of(*arena), 12);
+  EXPECT_EQ(arena->allocate(kMiB), nullptr);
+  std::memset(memory.get(), 1, 10 * kPage);
+  memory.reset();
+  EXPECT_EQ(pages_of(*arena), 2);
+  memory = arena->allocate(1);
+  EXPECT_EQ(*memory, std::byte{0});
+}
+
+TEST(Arena, LivesAsLongAsItsMemory) {
+  std::shared_ptr<std::byte> memory =
+      Arena::create({.capacity = kMiB, .reserved = kPage}).value()->allocate(100);
+  std::memset(memory.get(), 1, 100);
+}
+
+TEST(Arena, KnowsWhatLiesInIt) {
+  const auto arena = Arena::create({.capacity = kMiB, .reserved = kPage}).value();
+  const std::byte* const begin = arena->mapping()->begin();
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(begin) % (256 * kMiB), 0U);
+  EXPECT_EQ(arena->offset_of(begin + kMiB - 1, 1), kMiB - 1);
+  EXPECT_FALSE(arena->offset_of(begin + kMiB - 1, 2));
+  EXPECT_FALSE(arena->offset_of(begin - 1, 1));
+  int elsewhere = 0;
+  EXPECT_FALSE(arena->offset_of(&elsewhere, 1));
+}
+
+TEST(Arena, RetiredMemoryIsNotUsedAgain) {
+  const auto arena = Arena::create({.capacity = kMiB, .reserved = kPage}).value();
+  auto memory = arena->allocate(kPage);
+  const std::byte* const before = memory.get();
+  arena->retire();
+  memory.reset();
+  EXPECT_NE(arena->allocate(kPage).get(), before);
+}
+
+// ---- descriptors ----
+
+TEST(FdPassing, DeliversAndNamesTheSender) {
+  const Mailbox mailbox = Mailbox::open().value();
+  const Descriptor file(::memfd_create("test", MFD_CLOEXEC));
+  ASSERT_EQ(::pwrite(file.get(), "hello", 5, 0), 5);
+  ASSERT_TRUE(send_descriptor(mailbox.name(), 7, file).ok());
+  const auto delivery = mailbox.receive(steady_clock::now() + seconds(5));
+  ASSERT_TRUE(delivery.ok()) << delivery.status().message();
+  EXPECT_EQ(delivery.value().sender, 7);
+  char text[6] = {};
+  EXPECT_EQ(::pread(delivery.value().descriptor.get(), text, 5, 0), 5);
+  EXPECT_STREQ(text, "hello");
+}
+
+TEST(FdPassing, DoesNotWaitForever) {
+  const Mailbox mailbox = Mailbox::open().value();
+  const auto delivery = mailbox.receive(steady_clock::now() + milliseconds(20));
+  ASSERT_FALSE(delivery.ok());
+  EXPECT_NE(delivery.status().message().find("nothing came in time"), std::string::npos);
+}
+
+TEST(FdPassing, NobodyThere) {
+  EXPECT_FALSE(send_descriptor(std::string("\0nobody", 7), 0, Descriptor()).ok());
+}
+
+TEST(FdPassing, RefusesOtherUsers) {
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ends), 0);
+  const Descriptor here(ends[0]);
+  const Descriptor there(ends[1]);
+  EXPECT_TRUE(check_peer(here, ::geteuid()).ok());
+  const Status refused = check_peer(here, ::geteuid() + 1);
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.message().find("refused a process of user"), std::string::npos);
+}
+
+// A process that gives up its rights and then wants to send.
+TEST(FdPassing, RefusesAProcessOfAnotherUser) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  const Mailbox mailbox = Mailbox::open().value();
+  const Descriptor file(::memfd_create("test", MFD_CLOEXEC));
+  const pid_t child = ::fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    if (::setresuid(65534, 65534, 65534) != 0) ::_exit(2);
+    // It sees that the mailbox is not its own user's.
+    ::_exit(send_descriptor(mailbox.name(), 1, file).ok() ? 1 : 0);
+  }
+  int status = -1;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  const auto delivery = mailbox.receive(steady_clock::now() + seconds(5));
+  ASSERT_FALSE(delivery.ok());
+  EXPECT_NE(delivery.status().message().find("refused a process of user 65534"), std::string::npos)
+      << delivery.status().message();
+}
+
+// ---- hosts ----
+
+class HostTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(SameProcess, HostTest, ::testing::Bool(),
+                         ::testing::PrintToStringParamName());
+
+TEST_P(HostTest, EverybodySeesEverybodysMemory) {
+  constexpr int kSize = 4;
+  Meeting meeting(kSize);
+  run_ranks(kSize, [&](int rank) {
+    ThreadBootstrap bootstrap(meeting, rank, GetParam());
+    auto joined = Host::join(bootstrap, {.global_rank = 10 + rank, .capacity = 4 * kMiB});
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    const Host& host = *joined.value();
+    EXPECT_EQ(host.ranks(), (std::vector<int>{10, 11, 12, 13}));
+    EXPECT_EQ(host.local_rank(12), 2);
+    EXPECT_FALSE(host.local_rank(0));
+    const auto memory = host.own().allocate(1);
+    *memory = static_cast<std::byte>(rank);
+    const auto place = host.own().offset_of(memory.get(), 1).value();
+    const auto places = bootstrap.all_gather(std::as_bytes(std::span(&place, 1))).value();
+    for (int peer = 0; peer < kSize; ++peer) {
+      std::uint64_t at = 0;
+      std::memcpy(&at, places[static_cast<std::size_t>(peer)].data(), sizeof(at));
+      EXPECT_EQ(*host.at(peer, at, 1), static_cast<std::byte>(peer));
+    }
+    (void)bootstrap.all_gather({});
+  });
+}
+
+TEST_P(HostTest, OneRefusesForAll) {
+  constexpr int kSize = 3;
+  Meeting meeting(kSize);
+  run_ranks(kSize, [&](int rank) {
+    ThreadBootstrap bootstrap(meeting, rank, GetParam());
+    const auto joined = Host::join(
+        bootstrap,
+        {.global_rank = 5 + rank, .capacity = 4 * kMiB, .refusal = rank == 1 ? "not me" : ""});
+    ASSERT_FALSE(joined.ok());
+    EXPECT_EQ(joined.status().message(), "rank 6: not me");
+  });
+}
+
+}  // namespace
+}  // namespace kolo::core::shm
