@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <new>
 
 namespace kolo::core {
 namespace {
@@ -15,9 +14,7 @@ std::shared_ptr<std::byte> allocate_memory(std::size_t bytes) {
   // A multiple of the alignment, and not 0.
   const std::size_t size =
       (std::max(bytes, std::size_t{1}) + kAlignment - 1) / kAlignment * kAlignment;
-  void* const memory = std::aligned_alloc(kAlignment, size);
-  if (memory == nullptr) throw std::bad_alloc();
-  return {static_cast<std::byte*>(memory), std::free};
+  return {static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)), std::free};
 }
 
 }  // namespace kolo::core

@@ -61,7 +61,7 @@ class Operation {
 
 using StartedOperation = Result<std::unique_ptr<Operation>>;
 
-/// Memory of this process, aligned for every dtype and vector register.
+/// Memory of this process, aligned for every dtype and vector register. Null when there is not enough.
 std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
 
 /// Used by one thread, the coordinator's. Any number of operations may be in flight.
@@ -73,7 +73,7 @@ class DataPlane {
   virtual StartedOperation start(const Collective& collective) = 0;
 
   /// Memory on which collectives are fastest; unless a plane knows better, any. It may outlive the
-  /// plane. Thread-safe.
+  /// plane. Null when there is not enough. Thread-safe.
   virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) { return allocate_memory(bytes); }
 
   /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 #include <optional>
 #include <utility>
@@ -83,7 +84,7 @@ void Coordinator::leave() {
 void Coordinator::run() {
   Clock::time_point idle_since = Clock::now();
   while (!finished()) {
-    const Result<bool> moved = advance();
+    const Result<bool> moved = advance_within_memory();
     if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
     if (moved.ok() && moved.value()) {
       idle_since = Clock::now();
@@ -100,6 +101,14 @@ bool Coordinator::finished() const {
   return executor_.idle() && std::ranges::all_of(channels_, [this](const auto& entry) {
            return all_left_.contains(entry.first);
          });
+}
+
+Result<bool> Coordinator::advance_within_memory() {
+  try {
+    return advance();
+  } catch (const std::bad_alloc&) {
+    return Status::error(fmt::format("rank {} is out of memory", rank_));
+  }
 }
 
 /// One look at everything that can have changed. True when something has.

@@ -81,6 +81,7 @@ class Coordinator {
  private:
   void run();
   bool finished() const;
+  Result<bool> advance_within_memory();
   Result<bool> advance();
 
   Result<bool> take_submissions();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <iterator>
 #include <limits>
+#include <new>
 #include <utility>
 
 namespace kolo::core {
@@ -115,18 +116,18 @@ Result<bool> Executor::progress() {
   return moved;
 }
 
-Status Executor::start(Channel& channel, Group group) {
+Status Executor::start(Channel& channel, Group waiting) {
+  // In flight before anything can fail, so that a failure completes it with the rest.
+  channel.buffer_bytes_in_flight += waiting.buffer_bytes();
+  Group& group = channel.in_flight.emplace_back(std::move(waiting));
   group.times.started = Clock::now();
   pack(group);
   group.times.packed = Clock::now();
   Collective collective = describe(channel, group);
   collective.sequence = group.sequence;
-  channel.buffer_bytes_in_flight += group.buffer_bytes();
-  // In flight before it is started, so that a failure completes it with the rest.
-  channel.in_flight.push_back(std::move(group));
   Result<std::unique_ptr<Operation>> operation = plane_.start(collective);
   if (!operation.ok()) return operation.status();
-  channel.in_flight.back().operation = std::move(operation).value();
+  group.operation = std::move(operation).value();
   return {};
 }
 
@@ -183,6 +184,7 @@ Collective Executor::describe(const Channel& channel, Group& group) {
     const std::size_t bytes = static_cast<std::size_t>(collective.count) * size_of(request.dtype);
     // Ordinary memory, as it stays with the user, and peers have nothing to do with it.
     group.gathered = allocate_memory(bytes);
+    if (group.gathered == nullptr) throw std::bad_alloc();
     collective.input = submission.input;
     collective.output = group.gathered.get();
   }

@@ -40,7 +40,7 @@ class Executor {
   void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
 
   /// Starts what can be started, moves what is in flight, completes what is done. True when anything
-  /// has changed. After a failure the data plane is unusable.
+  /// has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
   Result<bool> progress();
 
   bool idle() const;
@@ -72,7 +72,7 @@ class Executor {
   struct Channel;
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
-  Status start(Channel& channel, Group group);
+  Status start(Channel& channel, Group waiting);
   void pack(Group& group);
   void finish(Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);

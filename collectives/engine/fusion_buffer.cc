@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <new>
 #include <utility>
 
 namespace kolo::core {
@@ -19,7 +20,9 @@ FusionBuffer FusionBufferPool::take(std::size_t bytes) {
   }
   // Powers of two, so that groups of slightly different size find each other's buffers.
   const std::size_t capacity = std::bit_ceil(std::max(bytes, std::size_t{4096}));
-  return {.memory = plane_.allocate(capacity), .capacity = capacity};
+  FusionBuffer buffer{.memory = plane_.allocate(capacity), .capacity = capacity};
+  if (buffer.memory == nullptr) throw std::bad_alloc();
+  return buffer;
 }
 
 void FusionBufferPool::give_back(FusionBuffer buffer) { free_.push_back(std::move(buffer)); }

@@ -23,6 +23,7 @@ class FusionBufferPool {
   explicit FusionBufferPool(DataPlane& plane) : plane_(plane) {}
 
   /// A buffer of at least `bytes`: the smallest free one that is large enough, or a new one.
+  /// Throws std::bad_alloc.
   FusionBuffer take(std::size_t bytes);
   void give_back(FusionBuffer buffer);
 
