@@ -45,7 +45,7 @@ std::vector<std::int64_t> strides_of_gradient(const torch::Tensor& parameter) {
 }  // namespace
 
 GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
-                           const std::vector<std::size_t>& order)
+                           const std::vector<std::size_t>& order, const OnPlace& on_place)
     : places_(parameters.size()) {
   for (const core::PlanGroup& planned :
        core::plan_groups(describe(parameters), order, limits_of(context))) {
@@ -66,9 +66,17 @@ GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tens
           .group = groups_.size(),
           .view = tensor_in(memory, slot.offset * element, parameter.sizes(),
                             strides_of_gradient(parameter), parameter)};
+      on_place(slot.tensor, view(slot.tensor));
     }
     groups_.push_back(std::move(group));
   }
+}
+
+void GradientPlan::release(std::size_t parameter) {
+  Group& group = groups_[group_of(parameter)];
+  places_[parameter].view.reset();
+  std::erase(group.parameters, parameter);
+  if (group.parameters.empty()) group.buffer.reset();
 }
 
 bool GradientPlan::lies_in_place(const torch::Tensor& gradient, std::size_t parameter) const {

@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -22,9 +23,15 @@ class GradientPlan {
     std::vector<std::size_t> parameters;
   };
 
-  /// Of `parameters`, in `order`. Views are zero.
+  using OnPlace = std::function<void(std::size_t parameter, const torch::Tensor& view)>;
+
+  /// Of `parameters`, in `order`. Views are zero, and reported one after the other while memory is
+  /// allocated, so that another plan's can be released meanwhile.
   GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
-               const std::vector<std::size_t>& order);
+               const std::vector<std::size_t>& order, const OnPlace& on_place);
+
+  /// Lets go of a parameter's place; a group's memory goes with its last one.
+  void release(std::size_t parameter);
 
   std::size_t group_of(std::size_t parameter) const { return places_[parameter].group; }
   /// The place of a parameter's gradient: with its shape, dtype and, if it is dense, its strides.

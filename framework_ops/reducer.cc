@@ -2,14 +2,11 @@
 
 #include <kolo/error.h>
 #include <kolo/ops.h>
-#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <exception>
 #include <iterator>
-#include <map>
 #include <numeric>
 #include <ranges>
 #include <tuple>
@@ -22,7 +19,6 @@
 namespace kolo {
 namespace {
 
-using torch::autograd::variable_list;
 using Clock = core::Clock;
 
 std::vector<std::string> describe(const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
@@ -47,16 +43,6 @@ core::PlanId agree_on_plan(core::Context& context, const ProcessSet& process_set
                        " of them in the life of a program. Make it once, not in every epoch."));
 }
 
-/// The node that adds to a parameter's gradient. A parameter that is frozen now may be thawed later,
-/// so it gets one, too.
-std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter) {
-  const bool frozen = !parameter.requires_grad();
-  if (frozen) parameter.set_requires_grad(true);
-  std::shared_ptr<torch::autograd::Node> node = torch::autograd::impl::grad_accumulator(parameter);
-  if (frozen) parameter.set_requires_grad(false);
-  return node;
-}
-
 /// The order in which gradients most likely appear.
 std::vector<std::size_t> last_to_first(std::size_t count) {
   std::vector<std::size_t> order(count);
@@ -65,93 +51,6 @@ std::vector<std::size_t> last_to_first(std::size_t count) {
 }
 
 }  // namespace
-
-/// One run of the autograd engine in which our parameters get gradients. Owned by the engine, which
-/// calls end(), or drops it when an exception ends the run.
-///
-/// A run may reach several optimizers, in another order on each rank. So all of them say their closing
-/// word before any waits for the others' words, and they wait in the order of their ids.
-class DistributedOptimizer::Reducer::Backward : public std::enable_shared_from_this<Backward> {
- public:
-  Backward(std::shared_ptr<Reducer> reducer, bool synchronises)
-      : synchronises_(synchronises), reducer_(std::move(reducer)) {}
-  Backward(const Backward&) = delete;
-  Backward& operator=(const Backward&) = delete;
-
-  ~Backward() {
-    try {
-      if (!ended_) reducer_->end_backward(*this, /*failed=*/true);
-      // Another optimizer's failure may have kept the engine from calling wait_for_next().
-      const auto left = std::erase_if(waiting_, [this](const auto& w) { return w.second == this; });
-      if (!ended_ || left > 0) wait();
-    } catch (const std::exception&) {
-      // The exception that ended backward is on its way to the user.
-    }
-  }
-
-  void end() {
-    ended_ = true;
-    reducer_->end_backward(*this, /*failed=*/false);
-    waiting_.emplace(reducer_->id_, this);
-    torch::autograd::Engine::get_default_engine().queue_callback(
-        [self = shared_from_this()] { wait_for_next(); });
-  }
-
-  bool ended() const { return ended_; }
-  bool synchronises() const { return synchronises_; }
-  Clock::time_point began() const { return began_; }
-
- private:
-  static void wait_for_next() {
-    Backward& next = *waiting_.begin()->second;
-    waiting_.erase(waiting_.begin());
-    next.wait();
-  }
-
-  void wait() {
-    if (synchronises_) reducer_->finish_rounds();
-  }
-
-  /// Of the run that is ending on this thread.
-  static inline thread_local std::map<Id, Backward*> waiting_;
-
-  const bool synchronises_;
-  const Clock::time_point began_ = Clock::now();
-  const std::shared_ptr<Reducer> reducer_;
-  bool ended_ = false;
-};
-
-class DistributedOptimizer::Reducer::BeforeHook : public torch::autograd::FunctionPreHook {
- public:
-  BeforeHook(std::weak_ptr<Reducer> reducer, std::size_t index)
-      : reducer_(std::move(reducer)), index_(index) {}
-
-  variable_list operator()(const variable_list& gradients) override {
-    if (const auto reducer = reducer_.lock()) reducer->before_gradient(index_);
-    return gradients;
-  }
-
- private:
-  std::weak_ptr<Reducer> reducer_;
-  std::size_t index_;
-};
-
-class DistributedOptimizer::Reducer::AfterHook : public torch::autograd::FunctionPostHook {
- public:
-  AfterHook(std::weak_ptr<Reducer> reducer, std::size_t index)
-      : reducer_(std::move(reducer)), index_(index) {}
-
-  variable_list operator()(const variable_list& outputs, const variable_list& /*inputs*/) override {
-    if (const auto reducer = reducer_.lock()) reducer->after_gradient(index_);
-    return outputs;
-  }
-
-  bool alive() const { return !reducer_.expired(); }
-
- private:
-  std::weak_ptr<Reducer> reducer_;
-  std::size_t index_;
-};
 
 DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
                                        const DistributedOptimizerOptions& options)
@@ -182,9 +81,7 @@ std::string DistributedOptimizer::Reducer::find_refusal() const {
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const std::string unfit = detail::refusal(parameters_[i].tensor);
     if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
-    for (const auto& hook : parameters_[i].accumulator->post_hooks()) {
-      const auto* other = dynamic_cast<const AfterHook*>(hook.get());
-      if (other == nullptr || !other->alive()) continue;
+    if (is_watched(*parameters_[i].accumulator)) {
       return c10::str("parameter '", names_[i].substr(prefix_.size()),
                       "' already belongs to another DistributedOptimizer. Give each parameter to "
                       "one optimizer only, or destroy the other one first.");
@@ -198,14 +95,17 @@ void DistributedOptimizer::Reducer::adopt(const std::vector<std::size_t>& order)
   const torch::NoGradGuard no_grad;
   std::vector<torch::Tensor> tensors;
   for (const Parameter& parameter : parameters_) tensors.push_back(parameter.tensor);
-  auto plan = std::make_unique<GradientPlan>(*context_, tensors, order);
-  for (std::size_t i = 0; plan_ != nullptr && i < parameters_.size(); ++i) {
-    torch::Tensor& gradient = parameters_[i].tensor.mutable_grad();
-    if (!gradient.defined() || !plan_->lies_in_place(gradient, i)) continue;
-    plan->view(i).copy_(gradient);
-    gradient = plan->view(i);
-  }
-  plan_ = std::move(plan);
+  const std::unique_ptr<GradientPlan> old = std::move(plan_);
+  plan_ = std::make_unique<GradientPlan>(
+      *context_, tensors, order, [this, &old](std::size_t index, const torch::Tensor& place) {
+        if (old == nullptr) return;
+        torch::Tensor& gradient = parameters_[index].tensor.mutable_grad();
+        if (gradient.defined() && old->lies_in_place(gradient, index)) {
+          place.copy_(gradient);
+          gradient = place;
+        }
+        old->release(index);
+      });
   groups_.assign(plan_->groups().size(), Group{});
 }
 
@@ -214,9 +114,7 @@ DistributedOptimizer::Reducer::~Reducer() = default;
 void DistributedOptimizer::Reducer::watch() {
   if (alone_) return;
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    torch::autograd::Node& node = *parameters_[i].accumulator;
-    node.add_pre_hook(std::make_unique<BeforeHook>(weak_from_this(), i));
-    node.add_post_hook(std::make_unique<AfterHook>(weak_from_this(), i));
+    kolo::watch(*parameters_[i].accumulator, weak_from_this(), i);
   }
 }
 
@@ -247,7 +145,7 @@ void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   Parameter& parameter = parameters_[index];
   torch::Tensor& gradient = parameter.tensor.mutable_grad();
   if (!gradient.defined()) return;
-  const std::shared_ptr<Backward> backward = current_backward();
+  const std::shared_ptr<BackwardRun> backward = current_backward();
   parameter.fresh = true;
   parameter.ready = Clock::now();
   if (groups_[plan_->group_of(index)].work.has_value()) {
@@ -266,20 +164,18 @@ void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   start_groups();
 }
 
-std::shared_ptr<DistributedOptimizer::Reducer::Backward>
-DistributedOptimizer::Reducer::current_backward() {
+std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
   // A backward inside a backward counts as a part of the outer one, if that has begun for us.
-  std::shared_ptr<Backward> backward = backward_.lock();
+  std::shared_ptr<BackwardRun> backward = backward_.lock();
   if (backward != nullptr && !backward->ended()) return backward;
   const bool synchronises = no_sync_ == 0 && passes_ + 1 >= options_.backward_passes_per_step;
-  backward = std::make_shared<Backward>(shared_from_this(), synchronises);
+  backward = BackwardRun::begin(shared_from_this(), synchronises);
   backward_ = backward;
   if (synchronises) expect_gradients();
-  torch::autograd::Engine::get_default_engine().queue_callback([backward] { backward->end(); });
   return backward;
 }
 
-void DistributedOptimizer::Reducer::end_backward(const Backward& backward, bool failed) {
+void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bool failed) {
   ++passes_;
   record("backward", backward.began());
   if (!backward.synchronises()) {
@@ -316,7 +212,7 @@ void DistributedOptimizer::Reducer::reduce_local() {
   const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
   if (!fresh && !local_ && round_ > 0) return;
   close_round(/*failed=*/false, /*in_step=*/true);
-  finish_rounds();
+  finish_backward();
 }
 
 void DistributedOptimizer::Reducer::check_step(const std::function<void()>& check) {
@@ -417,7 +313,7 @@ void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
   words_ = say(std::exchange(word_, {}));
 }
 
-void DistributedOptimizer::Reducer::finish_rounds() {
+void DistributedOptimizer::Reducer::finish_backward() {
   const torch::NoGradGuard no_grad;
   const Clock::time_point begin = Clock::now();
   std::string error;

@@ -12,8 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "backward_run.h"
 #include "closing_word.h"
 #include "context/context.h"
+#include "gradient_hooks.h"
 #include "gradient_plan.h"
 
 namespace kolo {
@@ -45,7 +47,9 @@ namespace kolo {
 /// The closing word of one round is what allows the next one to start without asking: who has said it
 /// will run the same plan again. After the first round rank 0 tells the order in which its gradients
 /// appeared; all adopt it after the second, by whose words everybody has asked for that broadcast.
-class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reducer> {
+class DistributedOptimizer::Reducer final : public GradientListener,
+                                            public BackwardRun::Owner,
+                                            public std::enable_shared_from_this<Reducer> {
  public:
   using NamedParameters = std::vector<std::pair<std::string, torch::Tensor>>;
 
@@ -53,7 +57,7 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   /// reason why its optimizer cannot be wrapped.
   Reducer(const NamedParameters& parameters, std::string refusal,
           const DistributedOptimizerOptions& options);
-  ~Reducer();
+  ~Reducer() override;
 
   /// Has the gradients of `parameters` reported. Apart from the constructor because the hooks need the
   /// shared_ptr.
@@ -74,10 +78,6 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   double exposed_seconds() const { return exposed_.count(); }
 
  private:
-  class Backward;
-  class BeforeHook;
-  class AfterHook;
-
   struct Parameter {
     torch::Tensor tensor;
     /// Kept alive, with our hooks on it.
@@ -109,10 +109,12 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   std::string find_refusal() const;
   void adopt(const std::vector<std::size_t>& order);
 
-  void before_gradient(std::size_t index);
-  void after_gradient(std::size_t index);
-  std::shared_ptr<Backward> current_backward();
-  void end_backward(const Backward& backward, bool failed);
+  void before_gradient(std::size_t index) override;
+  void after_gradient(std::size_t index) override;
+  std::shared_ptr<BackwardRun> current_backward();
+  BackwardRun::Id id() const override { return id_; }
+  void end_backward(const BackwardRun& backward, bool failed) override;
+  void finish_backward() override;
 
   void reduce_local();
   void require_hooks() const;
@@ -122,7 +124,6 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   void start(std::size_t group);
   void take(std::size_t index);
   void close_round(bool failed, bool in_step);
-  void finish_rounds();
   bool finish_round(std::string& error);
   void finish(std::size_t index, bool any_gradient);
   Work say(const ClosingWord& word) const;
@@ -135,9 +136,7 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
 
   const std::shared_ptr<core::Context> context_;
   const DistributedOptimizerOptions options_;
-  using Id = std::pair<std::uint32_t, core::PlanId>;
-  /// Process set and number in it: the same on all ranks, and another one for each optimizer.
-  const Id id_;
+  const BackwardRun::Id id_;
   /// Of the names of this optimizer's operations.
   const std::string prefix_;
   /// A process that is alone has nothing to reduce.
@@ -148,7 +147,7 @@ class DistributedOptimizer::Reducer : public std::enable_shared_from_this<Reduce
   std::vector<Group> groups_;
   /// Those before it have started in this round.
   std::size_t next_group_ = 0;
-  std::weak_ptr<Backward> backward_;
+  std::weak_ptr<BackwardRun> backward_;
   /// Of the round that has closed last: its own word, and all ranks'.
   ClosingWord word_;
   std::optional<Work> words_;

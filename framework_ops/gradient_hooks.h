@@ -1,0 +1,34 @@
+#pragma once
+
+/// Tells when autograd stores the gradient of a parameter.
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/types.h>
+
+#include <cstddef>
+#include <memory>
+
+namespace kolo {
+
+/// Called on the thread that runs backward.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+
+  /// Before autograd adds to the gradient of parameter `index`, or stores the first one.
+  virtual void before_gradient(std::size_t index) = 0;
+  virtual void after_gradient(std::size_t index) = 0;
+};
+
+/// The node that adds to a parameter's gradient, to be kept alive: the parameter itself does not. A
+/// parameter that is frozen now may be thawed later, so it gets one, too.
+std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter);
+
+/// As long as the listener lives.
+void watch(torch::autograd::Node& accumulator, const std::weak_ptr<GradientListener>& listener,
+           std::size_t index);
+
+/// Whether a listener that lives watches.
+bool is_watched(torch::autograd::Node& accumulator);
+
+}  // namespace kolo
