@@ -20,18 +20,14 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-/// Looks for work in this time without sleeping; where cores are few, it offers its own to others.
+/// Looks for work in this time without sleeping, but offering the core to others: the thread that
+/// submits may share it.
 constexpr auto kAwakeFor = microseconds(20);
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has been idle, within these bounds: an answer is
 /// seen late by at most that fraction, and a long wait costs next to nothing.
 constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
-
-/// Whether a rank that waits without giving way may keep another one of its host from working.
-bool is_crowded(const Topology& topology) {
-  return std::cmp_less(std::thread::hardware_concurrency(), topology.local_size);
-}
 
 std::vector<int> all_ranks(int size) {
   std::vector<int> ranks(static_cast<std::size_t>(size));
@@ -46,7 +42,6 @@ Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
     : control_(planes.control),
       doorbell_(planes.doorbell),
       planes_ring_(planes.control.rings() && planes.data.rings()),
-      gives_way_(!planes_ring_ || is_crowded(planes.control.topology())),
       logger_(logger),
       rank_(planes.control.topology().rank),
       relay_(trace.relay),
@@ -143,10 +138,7 @@ bool Coordinator::expecting() const {
 void Coordinator::sleep(Clock::time_point idle_since) {
   if (!expecting()) return doorbell_.wait();
   const auto idle = Clock::now() - idle_since;
-  if (idle < kAwakeFor) {
-    if (gives_way_) std::this_thread::yield();
-    return;
-  }
+  if (idle < kAwakeFor) return std::this_thread::yield();
   if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
 }

@@ -120,7 +120,6 @@ class Coordinator {
   ControlPlane& control_;
   Doorbell& doorbell_;
   const bool planes_ring_;
-  const bool gives_way_;
   spdlog::logger& logger_;
   const int rank_;
   TraceRelay* const relay_;
