@@ -5,6 +5,7 @@
 /// In each process set the first rank is the leader. Members send it Requests; its Negotiator
 /// (negotiator.h has the states of one operation) answers with Responses; what all have agreed on
 /// goes to the Executor. Three parts that know nothing of each other: negotiation, planning, execution.
+/// Operations of a plan are agreed on from the start, and go to the Executor at once.
 ///
 /// Nobody listens without need. A rank that has submitted nothing sleeps on its doorbell: no operation
 /// of its sets can complete without it, so what others have sent can wait until it submits, too. A
@@ -21,7 +22,9 @@
 ///             what had been agreed on before        flight; or a failure
 ///
 /// Leave withdraws what the rank had submitted: the leader fails what is not yet agreed on, on all
-/// ranks, and whatever is submitted to that set later. Messages between two ranks arrive in order, so a
+/// ranks, and whatever is submitted to that set later. It says how many operations of each plan the rank
+/// has submitted, which it still runs; by MemberLeft the leader passes that on, and the members end the
+/// plans there. Messages between two ranks arrive in order, so a
 /// rank knows of everything agreed on in a set before it hears AllLeft for that set. Messages from
 /// different ranks may overtake each other: a leader may get requests for a set of which rank 0 has not
 /// told it yet, and keeps them.

@@ -31,6 +31,9 @@ struct DistributedOptimizerOptions {
 /// A parameter without a new gradient on this rank contributes what it holds; one that got a new
 /// gradient on no rank keeps what it has, and an undefined gradient stays undefined.
 ///
+/// Gradients lie next to each other in memory that the other ranks of the host reach: a parameter's grad() is
+/// a view of it, also after zero_grad() made it undefined in between. Clone a gradient to keep it.
+///
 /// Options may be changed on the wrapper's param_groups() or on the inner optimizer's. save() and
 /// load() go to the inner optimizer. The inner optimizer must outlive the wrapper. Bring the parameters
 /// to their device and dtype before wrapping: step() throws when they were converted later.
@@ -43,8 +46,9 @@ class DistributedOptimizer : public torch::optim::Optimizer {
   ///
   /// Collective.
   ///
-  /// @throws kolo::Error when a parameter of `inner` has no name, or already belongs to another
-  ///         DistributedOptimizer; on every rank when the parameters differ between ranks.
+  /// @throws kolo::Error on every rank when, on any, a parameter of `inner` has no name, is no dense CPU
+  ///         tensor, or already belongs to another DistributedOptimizer; and when the parameters differ
+  ///         between ranks.
   DistributedOptimizer(torch::optim::Optimizer& inner,
                        torch::OrderedDict<std::string, torch::Tensor> parameters,
                        DistributedOptimizerOptions options = {});

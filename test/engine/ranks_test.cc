@@ -94,6 +94,43 @@ TEST_P(RanksTest, LeavesWhileOthersWaitInAPlan) {
   }
 }
 
+TEST_P(RanksTest, LeavesAtAnyMomentOfTheOthersPlans) {
+  constexpr std::uint64_t kOperations = 20;
+  for (std::uint64_t seed = 0; seed < 170; ++seed) {
+    std::mt19937_64 random(seed);
+    const int size = 2 + static_cast<int>(seed % 3);
+    const int leaver = static_cast<int>(random() % static_cast<unsigned>(size));
+    // How many operations of each plan the leaver submits.
+    const std::array<std::uint64_t, 2> most = {random() % kOperations, random() % kOperations};
+    run(size, [&](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      std::mt19937_64 own(seed * 64 + static_cast<unsigned>(rank));
+      std::array<std::uint64_t, 2> next{};
+      std::vector<std::pair<bool, Call>> calls;
+      while (true) {
+        const std::size_t plan = own() % 2;
+        const auto end = [&](std::size_t p) { return rank == leaver ? most[p] : kOperations; };
+        if (next[0] == end(0) && next[1] == end(1)) break;
+        if (next[plan] == end(plan)) continue;
+        const std::uint64_t number = next[plan]++;
+        calls.emplace_back(number < most[plan],
+                           Call(context, all,
+                                {.name = fmt::format("{}.{}", plan, number),
+                                 .count = static_cast<std::int64_t>(number * 100),
+                                 .seed = number,
+                                 .plan = static_cast<PlanId>(plan + 1)}));
+      }
+      for (const auto& [complete, call] : calls) {
+        if (complete) {
+          call.check();
+        } else {
+          EXPECT_THAT(error_of(call.work()), HasSubstr(fmt::format("rank {} has shut", leaver)));
+        }
+      }
+    });
+  }
+}
+
 // ---- leaving ----
 
 TEST_P(RanksTest, LeavesWhileOthersWait) {

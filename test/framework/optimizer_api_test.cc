@@ -289,5 +289,24 @@ TEST_F(OptimizerApiTest, SaysHowLongItHasWaited) {
   }
 }
 
+// ---- where gradients lie ----
+
+TEST_F(OptimizerApiTest, GradientsHaveTheLayoutOfTheirParameters) {
+  torch::nn::Conv2d layer(torch::nn::Conv2dOptions(2, 3, 5));
+  layer->weight.set_data(layer->weight.contiguous(torch::MemoryFormat::ChannelsLast));
+  torch::optim::SGD inner(layer->parameters(), 0.1);
+  DistributedOptimizer optimizer(inner, layer->named_parameters());
+  for (int step = 0; step < 4; ++step) {
+    const torch::Tensor x = random({2, 2, 7, 7}, {step, kolo::rank()}, torch::kFloat32);
+    const torch::Tensor own = torch::autograd::grad({layer(x).pow(2).sum()}, {layer->weight})[0];
+    optimizer.zero_grad();
+    layer(x).pow(2).sum().backward();
+    EXPECT_EQ(layer->weight.grad().strides(), layer->weight.strides());
+    const torch::Tensor mean = torch::stack(gather(own.contiguous())).mean(0);
+    EXPECT_LT(relative_difference(layer->weight.grad(), mean), 1e-6);
+    optimizer.step();
+  }
+}
+
 }  // namespace
 }  // namespace kolo::testing

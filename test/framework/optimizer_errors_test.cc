@@ -140,6 +140,17 @@ TEST_F(OptimizerErrorsTest, OtherDtypesOnARank) {
                {"'weight'", "Float [2, 5] on rank 0", "Double [2, 5] on rank 1"});
 }
 
+TEST_F(OptimizerErrorsTest, AnotherLayoutOnARank) {
+  if (alone_) return;
+  torch::nn::Conv2d layer(torch::nn::Conv2dOptions(2, 3, 5));
+  if (kolo::rank() == 1) {
+    layer->weight.set_data(layer->weight.contiguous(torch::MemoryFormat::ChannelsLast));
+  }
+  torch::optim::SGD inner(layer->parameters(), 0.1);
+  expect_error([&] { DistributedOptimizer(inner, layer->named_parameters()); },
+               {"'weight'", "Float [3, 2, 5, 5] on rank 0", "with strides", "on rank 1"});
+}
+
 TEST_F(OptimizerErrorsTest, FewerParametersOnARank) {
   if (alone_) return;
   torch::nn::Linear layer(torch::nn::LinearOptions(5, 2).bias(kolo::rank() != 0));
