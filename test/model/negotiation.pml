@@ -1,0 +1,243 @@
+/* The leader's table of one process set: collectives/engine/negotiator.h, with the coordinators around it.
+ *
+ * Every rank submits one name up to SUBMISSIONS times, the next when the last is done; each submission fits,
+ * does not match the others, or is refused on its own rank. Ranks leave at any time. Time may be up once.
+ *
+ * As in the code: the messages, Operation with its fields, operation_for(), count(), fail(), conclude(),
+ * leave() and forget_ended().
+ * Abstracted: a request's dtype, shape and so on are one bit, `unlike`; what was agreed on runs.
+ *
+ * Checked: nobody waits for ever; each rank's n-th submission of the name belongs to the name's n-th
+ * operation, and all ranks that submit an operation are told the same about it; "go ahead" comes after all
+ * have asked for the same. MUTATE_* each break the protocol in one place: the check must find it.
+ */
+#ifndef N
+#define N 2
+#endif
+#ifndef SUBMISSIONS
+#define SUBMISSIONS 3
+#endif
+#define ALL ((1 << N) - 1)
+
+mtype:state = { Running, Leaving, Ended };
+mtype:message = { Request, Response, Leave, AllLeft };
+mtype:outcome = { Done, Error };
+
+typedef Operation {
+  bool ended;     /* and forgotten */
+  bool failed;    /* has an error */
+  bool unlike;    /* what the first request asks for */
+  byte submitted; /* members, as bits, here and below */
+  byte waiting
+}
+/* In the order of their coming. */
+Operation operations[SUBMISSIONS];
+byte born;
+byte left;
+bool time_is_up;
+
+chan wire[N * N] = [SUBMISSIONS + 2] of { mtype:message, bool, bool };
+#define TO(source, destination) wire[(source) * N + (destination)]
+
+mtype:state state[N] = Running;
+bool pending[N];
+bool all_left[N];
+byte submissions[N];
+/* As far as the leader has heard. */
+byte requests[N];
+/* May leave while it waits. */
+bool hasty[N];
+/* What any rank has been told about each operation. */
+mtype:outcome outcome[SUBMISSIONS];
+
+#if N == 2
+#define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
+#else
+#define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) + len(TO(2, me)) > 0)
+#endif
+
+byte i, k, m, op;
+
+/* The rank's latest submission has come to this end. */
+inline learn(who, what) {
+  assert(outcome[submissions[who] - 1] == 0 || outcome[submissions[who] - 1] == what);
+  outcome[submissions[who] - 1] = what;
+  pending[who] = false
+}
+
+/* ---- the leader ---- */
+
+inline reply(member, error) {
+  if
+  :: member == 0 ->
+     assert(pending[0]);
+     learn(0, (error -> Error : Done))
+  :: else -> TO(0, member)!Response(error, 0)
+  fi
+}
+
+inline forget_if_ended(o) {
+  if
+  :: operations[o].submitted == ALL -> operations[o].ended = true
+  :: else
+  fi
+}
+
+inline fail(o) {
+  operations[o].failed = true;
+  for (m : 0 .. N - 1) {
+    if
+    :: operations[o].waiting & (1 << m) -> reply(m, 1)
+    :: else
+    fi
+  }
+  operations[o].waiting = 0;
+#ifdef MUTATE_FORGET_FAILURE
+  operations[o].ended = true
+#endif
+}
+
+inline conclude(o) {
+  for (m : 0 .. N - 1) { reply(m, 0) }
+  operations[o].waiting = 0
+}
+
+inline operation_for(who, asks_for) {
+  op = 0;
+  do
+  :: op < born && (operations[op].ended || operations[op].submitted & (1 << who)) -> op++
+  :: else -> break
+  od;
+  if
+  :: op == born ->
+     born++;
+     operations[op].unlike = asks_for;
+     operations[op].submitted = left;
+     operations[op].failed = left != 0
+  :: else
+  fi
+}
+
+inline add(who, asks_for, refused) {
+  operation_for(who, asks_for);
+  operations[op].submitted = operations[op].submitted | (1 << who);
+  if
+  :: refused -> fail(op)
+  :: else ->
+     operations[op].waiting = operations[op].waiting | (1 << who);
+     if
+     :: operations[op].failed || operations[op].unlike != asks_for -> fail(op)
+     :: else ->
+        if
+        :: operations[op].submitted == ALL -> conclude(op)
+        :: else
+        fi
+     fi
+  fi;
+  forget_if_ended(op)
+}
+
+inline handle_leave(who) {
+  left = left | (1 << who);
+  for (i : 0 .. SUBMISSIONS - 1) {
+    if
+    :: i < born && !operations[i].ended ->
+#ifndef MUTATE_LEAVER_IS_WAITED_FOR
+       fail(i);
+#endif
+       operations[i].submitted = operations[i].submitted | (1 << who);
+       forget_if_ended(i)
+    :: else
+    fi
+  }
+  i = 0;
+  if
+  :: left == ALL ->
+     all_left[0] = true;
+     for (k : 1 .. N - 1) { TO(0, k)!AllLeft(0, 0) }
+  :: else
+  fi
+}
+
+inline time_up() {
+  op = 0;
+  do
+  :: op < born && (operations[op].ended || operations[op].failed) -> op++
+  :: else -> break
+  od;
+  if
+  :: op < born ->
+     fail(op);
+#ifdef MUTATE_TIME_IS_UP_FOR_ONE
+     operations[op].failed = false
+#endif
+  :: else
+  fi
+}
+
+/* ---- a rank ---- */
+
+proctype Rank(byte me) {
+  bool first, second;
+  mtype:message message;
+  byte source;
+  do
+  :: atomic {
+       state[me] == Running && !pending[me] && submissions[me] < SUBMISSIONS ->
+       submissions[me]++;
+       pending[me] = true;
+       if
+       :: first = false; second = false
+       :: first = true; second = false /* unlike */
+       :: first = false; second = true; learn(me, Error) /* refused here */
+       fi;
+       if
+       :: me == 0 -> add(0, first, second); assert(op == submissions[0] - 1)
+       :: else -> TO(me, 0)!Request(first, second)
+       fi;
+       first = false; second = false; op = 0; k = 0; m = 0
+     }
+  :: atomic {
+       state[me] == Running && (!pending[me] || hasty[me]) ->
+       state[me] = Leaving;
+       if
+       :: me == 0 -> handle_leave(0)
+       :: else -> TO(me, 0)!Leave(0, 0)
+       fi;
+       k = 0; m = 0
+     }
+  :: atomic {
+       ANY_MESSAGE ->
+       if
+       :: TO(0, me)?message(first, second) -> source = 0
+       :: TO(1, me)?message(first, second) -> source = 1
+#if N > 2
+       :: TO(2, me)?message(first, second) -> source = 2
+#endif
+       fi;
+       if
+       :: message == Request -> requests[source]++; add(source, first, second);
+          assert(op == requests[source] - 1)
+       :: message == Response -> assert(pending[me]); learn(me, (first -> Error : Done))
+       :: message == Leave -> handle_leave(source)
+       :: message == AllLeft -> all_left[me] = true
+       fi;
+       first = false; second = false; source = 0; message = 0; op = 0; k = 0; m = 0
+     }
+  :: atomic { me == 0 && !time_is_up -> time_is_up = true; time_up(); op = 0; m = 0 }
+  :: atomic { state[me] == Leaving && all_left[me] -> state[me] = Ended; assert(!pending[me]); break }
+  od
+}
+
+init {
+  byte rank;
+  atomic {
+    for (rank : 0 .. N - 1) {
+      if
+      :: hasty[rank] = true
+      :: hasty[rank] = false
+      fi;
+      run Rank(rank)
+    }
+  }
+}

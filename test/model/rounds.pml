@@ -1,0 +1,503 @@
+/* The rounds of DistributedOptimizer::Reducer (framework_ops/reducer.h) on the plans of the coordinator
+ * (collectives/engine/coordinator.h), with ranks that leave or fail at any time.
+ *
+ * Each rank is two processes.
+ *   User         the thread that calls backward() and step(): any ACTIONS of them, in any order, with or
+ *                without trouble. After an exception it does not call step() before a backward() that
+ *                ended well: who disregards an exception is not modelled.
+ *   Coordinator  the coordinator's thread: what comes from other ranks, leave(), one broken plane.
+ *                leave() comes after the user's program, or, on a rank that is `hasty`, at any time,
+ *                as when another thread calls kolo::shutdown(); HASTY says which ranks may be.
+ *
+ * As in the code: the fields of ClosingWord, step_, round_, passes_, local_, rounds_; the states Running,
+ * Leaving and Failed; the messages; how many operations each rank has enqueued, and where a channel ends.
+ * Abstracted:
+ *   - a plan has one group of one parameter. A round is two operations: the group, and the closing word.
+ *     `fresh` is the parameter's; it is set once more after its group has started when a backward inside a
+ *     backward does so;
+ *   - submit() and the coordinator's taking of it are one step, which the scheduler may delay;
+ *   - an operation of the data plane is done on a member when all members have started it;
+ *   - one process set, led by rank 0. Of negotiation (negotiation.pml) there is the broadcast of the order;
+ *     once agreed on, it is done;
+ *   - holds_used_gradients() may be true or false;
+ *   - a message to a rank that has ended is lost.
+ *
+ * Checked: nobody waits for ever (a state without a successor in which a process has not ended is an error),
+ * and the assertions. MUTATE_* each break the protocol in one place: the check must find it.
+ */
+#ifndef N
+#define N 2
+#endif
+#ifndef ACTIONS
+#define ACTIONS 3
+#endif
+#ifndef FAILURES
+#define FAILURES 1
+#endif
+#define ALL ((1 << N) - 1)
+#ifndef HASTY
+#define HASTY ALL
+#endif
+#define FOREVER 255
+
+mtype:state = { Running, Leaving, Failed, Ended };
+mtype:message = { Request, Response, Leave, MemberLeft, AllLeft, Failure };
+/* UnfitGradient is Exception to all that is modelled. */
+mtype:trouble = { None, Exception };
+mtype:work = { Idle, Pending, Done, Error };
+
+typedef ClosingWord {
+  byte step;
+  byte round;
+  mtype:trouble trouble;
+  bool in_step;
+  bool repeats;
+  bool carries
+}
+
+/* A closing word is overwritten by the next but one: nobody says that before all have heard this one. */
+typedef Round {
+  ClosingWord words[N];
+  bool concluded;
+  bool accepted
+}
+Round rounds[2];
+
+chan wire[N * N] = [N + 3] of { mtype:message, byte, byte };
+#define TO(source, destination) wire[(source) * N + (destination)]
+
+mtype:state state[N] = Running;
+bool failure[N];
+bool done[N];
+bool hasty[N];
+byte enqueued[N];
+byte started[N];
+byte end_of_plan[N] = FOREVER;
+bool all_left[N];
+byte failures;
+
+/* At the leader. */
+byte left;
+byte order_submitted;
+bool order_failed;
+bool order_agreed;
+
+/* The broadcast of the order, as each rank sees it; and what has come of it. */
+mtype:work order[N] = Idle;
+bool order_concluded;
+bool order_done;
+
+/* By operation, of which three rounds' are told apart: with which plan it was started. */
+byte plan_of[6];
+/* By step: how many rounds had been accepted when it was applied, plus one. */
+byte applied[ACTIONS + 1];
+
+byte k;
+
+#if N == 2
+#define ALL_STARTED(n) (started[0] > (n) && started[1] > (n))
+#define ANY_LEFT_BEFORE(n) \
+  ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)))
+#define ALL_ASKED (order[0] != Idle && order[1] != Idle)
+#define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
+#define ANY_CARRIES (rounds[w].words[0].carries || rounds[w].words[1].carries)
+#define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
+#else
+#define ALL_STARTED(n) (started[0] > (n) && started[1] > (n) && started[2] > (n))
+#define ANY_LEFT_BEFORE(n) \
+  ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)) || \
+   (state[2] != Running && enqueued[2] <= (n)))
+#define ALL_ASKED (order[0] != Idle && order[1] != Idle && order[2] != Idle)
+#define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) + len(TO(2, me)) > 0)
+#define ANY_CARRIES \
+  (rounds[w].words[0].carries || rounds[w].words[1].carries || rounds[w].words[2].carries)
+#define ALL_IN_STEP \
+  (rounds[w].words[0].in_step && rounds[w].words[1].in_step && rounds[w].words[2].in_step)
+#endif
+/* What this rank has started and not given up is done. */
+#define IN_FLIGHT (started[me] < end_of_plan[me] -> started[me] : end_of_plan[me])
+#define EXECUTOR_IDLE (IN_FLIGHT == 0 || ALL_STARTED(IN_FLIGHT - 1))
+
+inline send(sender, receiver, what, which, how_many) {
+  if
+  :: state[receiver] != Ended -> TO(sender, receiver)!what(which, how_many)
+  :: else
+  fi
+}
+
+/* ---- the leader's part in the broadcast of the order: negotiator.h ---- */
+
+inline reply(asker, refused) {
+  if
+  :: asker == 0 -> order[0] = (refused -> Error : Done)
+  :: else -> send(0, asker, Response, 0, refused)
+  fi
+}
+
+inline add_request(member) {
+  order_submitted = order_submitted | (1 << member);
+  if
+  :: order_failed -> reply(member, 1)
+  :: !order_failed && order_submitted == ALL ->
+     order_agreed = true;
+     for (k : 0 .. N - 1) { reply(k, 0) }
+     k = 0
+  :: else
+  fi
+}
+
+inline withdraw_order() {
+  if
+  :: !order_failed && !order_agreed ->
+     order_failed = true;
+     for (k : 0 .. N - 1) {
+       if
+       :: order_submitted & (1 << k) -> reply(k, 1)
+       :: else
+       fi
+     }
+     k = 0
+  :: else
+  fi
+}
+
+/* ---- the coordinator ---- */
+
+inline end_plans(whose, first_ended) {
+  if
+  :: first_ended < end_of_plan[whose] -> end_of_plan[whose] = first_ended
+  :: else
+  fi
+}
+
+inline handle_leave(leaver, operations) {
+  left = left | (1 << leaver);
+  withdraw_order();
+#ifndef MUTATE_NO_MEMBER_LEFT
+  for (k : 1 .. N - 1) {
+    if
+#ifdef MUTATE_LEAVERS_NOT_TOLD
+    :: !(left & (1 << k)) -> send(0, k, MemberLeft, leaver, operations)
+#else
+    :: k != leaver -> send(0, k, MemberLeft, leaver, operations)
+#endif
+    :: else
+    fi
+  }
+  end_plans(0, operations);
+#endif
+  if
+  :: left == ALL ->
+     all_left[0] = true;
+     for (k : 1 .. N - 1) { send(0, k, AllLeft, 0, 0) }
+  :: else
+  fi;
+  k = 0
+}
+
+inline fail() {
+  failure[me] = true;
+  state[me] = (state[me] == Leaving -> Ended : Failed)
+}
+
+proctype Coordinator(byte me) {
+  byte source, about, number;
+  mtype:message message;
+  do
+  :: atomic {
+       state[me] == Running && (done[me] || hasty[me]) ->
+       state[me] = Leaving;
+       if
+       :: me == 0 -> handle_leave(0, enqueued[0])
+       :: else -> send(me, 0, Leave, me, enqueued[me])
+       fi
+     }
+  :: atomic {
+       state[me] == Failed && (done[me] || hasty[me]) ->
+       state[me] = Ended;
+       if
+       :: me != 0 -> send(me, 0, Failure, me, 0)
+       :: else
+       fi
+     }
+  :: atomic {
+       failures > 0 && (state[me] == Running || state[me] == Leaving) ->
+       failures--;
+       for (k : 0 .. N - 1) {
+         if
+         :: k != me -> send(me, k, Failure, me, 0)
+         :: else
+         fi
+       }
+       k = 0;
+       fail()
+     }
+  :: atomic { state[me] == Leaving && all_left[me] && EXECUTOR_IDLE -> state[me] = Ended }
+  :: atomic {
+       state[me] != Ended && ANY_MESSAGE ->
+       if
+       :: TO(0, me)?message(about, number) -> source = 0
+       :: TO(1, me)?message(about, number) -> source = 1
+#if N > 2
+       :: TO(2, me)?message(about, number) -> source = 2
+#endif
+       fi;
+       if
+       :: message == Request -> add_request(source)
+       :: message == Response -> order[me] = (number -> Error : Done)
+       :: message == Leave -> handle_leave(source, number)
+       :: message == MemberLeft -> end_plans(me, number)
+       :: message == AllLeft -> all_left[me] = true
+       :: message == Failure && !failure[me] -> fail()
+       :: message == Failure && failure[me]
+       fi;
+       source = 0; about = 0; number = 0; message = 0
+     }
+  :: state[me] == Ended -> break
+  od
+}
+
+/* ---- the reducer ---- */
+
+/* Gives the operation's number, or FOREVER where it is refused. */
+inline submit(number) {
+  if
+  :: state[me] != Running -> number = FOREVER
+  :: else ->
+     number = enqueued[me];
+     enqueued[me]++;
+     if
+     :: number < end_of_plan[me] ->
+        /* What one rank starts as its n-th operation, all start, with the same plan. */
+        if
+        :: started[(me + 1) % N] <= number && started[(me + N - 1) % N] <= number ->
+           plan_of[number % 6] = plan
+        :: else -> assert(plan_of[number % 6] == plan)
+        fi;
+        started[me]++
+     :: else
+     fi
+  fi
+}
+
+/* In a backward, one inside it may bring another gradient after that. */
+inline start_group() {
+  submit(group);
+  fresh = false;
+  if
+  :: skip
+  :: in_backward -> fresh = true
+  fi
+}
+
+inline say() {
+  submit(word);
+  assert(word == FOREVER || group == FOREVER || word == group + 1);
+  if
+  :: word != FOREVER && word < end_of_plan[me] ->
+     w = (word / 2) % 2;
+     if
+     :: started[(me + 1) % N] <= word && started[(me + N - 1) % N] <= word ->
+        rounds[w].concluded = false;
+        rounds[w].accepted = false
+     :: else
+     fi;
+     rounds[w].words[me].step = step_;
+     rounds[w].words[me].round = round_;
+     rounds[w].words[me].trouble = trouble;
+     rounds[w].words[me].in_step = in_step;
+     rounds[w].words[me].carries = fresh;
+     if
+     :: rounds[w].words[me].repeats = false
+     :: in_step && !passes_ && round_ == 0 -> rounds[w].words[me].repeats = true
+     fi
+  :: else
+  fi;
+  round_++
+}
+
+/* Waits for an operation. Whoever leaves has not started what ends. */
+inline wait(number) {
+  if
+  :: number == FOREVER -> threw = true
+  :: number != FOREVER && failure[me] -> threw = true
+  :: number != FOREVER && !failure[me] && ALL_STARTED(number) -> assert(number < end_of_plan[me])
+  :: number != FOREVER && !failure[me] && number >= end_of_plan[me] ->
+     assert(ANY_LEFT_BEFORE(number));
+     threw = true
+  fi
+}
+
+inline find_disagreement() {
+  accepted = true;
+  for (i : 0 .. N - 1) {
+    if
+#ifdef MUTATE_IGNORE_TROUBLE
+    :: me != 1 && rounds[w].words[i].trouble != None -> accepted = false
+#else
+    :: rounds[w].words[i].trouble != None -> accepted = false
+#endif
+    :: rounds[w].words[i].step != rounds[w].words[0].step -> accepted = false
+    :: rounds[w].words[i].round != rounds[w].words[0].round -> accepted = false
+    :: rounds[w].words[i].repeats && !ALL_IN_STEP -> accepted = false
+    :: else
+    fi
+  }
+}
+inline follow() {
+  step_ = 0;
+  round_ = 0;
+  for (i : 0 .. N - 1) {
+    if
+    :: rounds[w].words[i].step > step_ ||
+       (rounds[w].words[i].step == step_ && rounds[w].words[i].round > round_) ->
+       step_ = rounds[w].words[i].step;
+       round_ = rounds[w].words[i].round
+    :: else
+    fi
+  }
+  round_++
+}
+
+/* The broadcast is asked for after the first round and adopted after the second. */
+inline ask_for_order() {
+  if
+  :: state[me] == Running && me != 0 -> order[me] = Pending; send(me, 0, Request, 0, 0)
+  :: state[me] == Running && me == 0 -> order[me] = Pending; add_request(0)
+  :: else -> order[me] = Error
+  fi
+}
+
+inline adopt_order() {
+  assert(ALL_ASKED);
+  if
+  :: failure[me] -> threw = true
+  :: !failure[me] && (order[me] == Done || order[me] == Error) ->
+     assert(!order_concluded || order_done == (order[me] == Done));
+     order_concluded = true;
+     order_done = order[me] == Done;
+     if
+     :: order[me] == Done -> plan = 1
+     :: else -> threw = true
+     fi
+  fi
+}
+
+inline use_words() {
+  w = (word / 2) % 2;
+  find_disagreement();
+  /* The same words, the same verdict. */
+  assert(!rounds[w].concluded || rounds[w].accepted == accepted);
+  rounds[w].concluded = true;
+  rounds[w].accepted = accepted;
+  follow();
+  if
+  :: accepted ->
+     another = ANY_CARRIES;
+     accepted_rounds++;
+     rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
+     if
+     :: rounds_ == 1 ->
+        ask_for_order();
+#ifdef MUTATE_ADOPT_EARLY
+        plan = (me == 1 -> 1 : 0)
+#endif
+     :: rounds_ == 2 -> adopt_order()
+     :: else
+     fi
+  :: else -> threw = true
+  fi
+}
+
+/* Who applies a step has accepted what the others have that apply it. */
+inline apply_step() {
+  assert(round_ > 0);
+  assert(applied[step_] == 0 || applied[step_] == accepted_rounds + 1);
+  applied[step_] = accepted_rounds + 1;
+  step_++;
+  round_ = 0;
+  passes_ = false
+}
+
+inline finish_round() {
+  another = false;
+  wait(word);
+  wait(group);
+  if
+  :: !threw -> use_words()
+  :: else
+  fi;
+  trouble = None;
+  in_backward = false;
+  if
+  :: threw -> told = true; another = false; local_ = false; in_step = false
+  :: !threw && another -> finishes_step = finishes_step || in_step; in_step = false
+  :: !threw && !another ->
+     local_ = false;
+     if
+     :: in_step || finishes_step -> apply_step()
+     :: else -> told = false
+     fi;
+     in_step = false;
+     finishes_step = false
+  fi;
+  finishes_step = finishes_step && !threw;
+  threw = false; accepted = false; i = 0; w = 0; group = 0; word = 0
+}
+
+proctype User(byte me) {
+  byte i, w, group, word, actions, step_, round_, rounds_, accepted_rounds, plan;
+  bool fresh, local_, passes_, in_backward, in_step, finishes_step;
+  bool opens, closes, waits, another, threw, accepted, told;
+  mtype:trouble trouble = None;
+  do
+  :: atomic {
+       !closes && !waits && !another && actions < ACTIONS && state[me] == Running ->
+       actions++;
+       if
+       :: /* backward() */
+          fresh = true; passes_ = true; in_backward = true; opens = true;
+          if
+          :: skip
+          :: trouble = Exception
+          fi
+       :: /* backward() under no_sync() */
+          fresh = true; passes_ = true; local_ = true
+       :: /* step() */
+          !told ->
+          if
+          :: !fresh && !local_ && round_ > 0 -> apply_step()
+          :: else ->
+             in_step = true; opens = true;
+             if
+             :: skip
+             :: trouble = Exception /* check_step() */
+             fi
+          fi
+       fi;
+       if
+       :: opens -> start_group(); opens = false; closes = true
+       :: else
+       fi
+     }
+  :: atomic { closes -> say(); closes = false; waits = true }
+  :: atomic { waits -> finish_round(); waits = false }
+  :: atomic { another -> start_group(); another = false; closes = true }
+  :: atomic { !closes && !waits && !another -> done[me] = true; break }
+  od
+}
+
+init {
+  byte rank;
+  atomic {
+    failures = FAILURES;
+    for (rank : 0 .. N - 1) {
+      if
+      :: HASTY & (1 << rank) -> hasty[rank] = true
+      :: hasty[rank] = false
+      fi;
+      run User(rank);
+      run Coordinator(rank)
+    }
+  }
+}
