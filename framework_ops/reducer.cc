@@ -212,7 +212,11 @@ void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
   check_step([this] { require_hooks(); });
   const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
-  if (!fresh && !local_ && round_ > 0) return;
+  if (!fresh && !local_ && round_ > 0) {
+    if (refused_.empty()) return;
+    throw Error(c10::str("step() would use gradients that were refused: ", refused_,
+                         ". Run backward() again first."));
+  }
   close_round(/*failed=*/false, /*in_step=*/true);
   finish_backward();
 }
@@ -323,6 +327,7 @@ void DistributedOptimizer::Reducer::finish_backward() {
   local_ = false;
   exposed_ += Clock::now() - begin;
   record("wait", begin);
+  refused_ = error;
   if (!error.empty()) throw Error(error);
 }
 

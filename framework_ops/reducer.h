@@ -41,7 +41,8 @@ namespace kolo {
 ///   all words of a round are there      a parameter that any rank had a new gradient for gets the
 ///                                       result; the others keep what they had. The round is refused on
 ///                                       all ranks, by an exception, if any word tells of trouble or of
-///                                       another step or round
+///                                       another step or round; step() then throws, too, until a round
+///                                       was accepted
 ///   a rank leaves                       operations that it has not submitted fail on the others
 ///
 /// The closing word of one round is what allows the next one to start without asking: who has said it
@@ -157,6 +158,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::vector<std::size_t> appeared_;
   std::optional<Work> order_;
   int rounds_ = 0;
+  /// Why the last round was not to be used; empty when it was.
+  std::string refused_;
   bool warned_ = false;
 
   int no_sync_ = 0;

@@ -116,9 +116,10 @@ Result<bool> Coordinator::advance() {
   if (!answered.ok()) return answered;
   const Result<bool> progressed = executor_.progress();
   if (!progressed.ok()) {
-    // It may be the consequence of another rank's failure, which has been told before.
-    (void)receive();
-    return progressed;
+    // It may be the consequence of another rank's failure, or of a leave, which has been told before.
+    const Result<bool> told = receive();
+    if (!told.ok() || !executor_.failure_is_moot()) return progressed;
+    return true;
   }
   if (Status status = report_stalls(); !status.ok()) return status;
   return taken.value() || received.value() || answered.value() || progressed.value();
@@ -300,8 +301,9 @@ Status Coordinator::handle(int source, const Leave& leave) {
     if (channel.negotiator == nullptr || !member) continue;
     channel.negotiator->leave(source);
     const MemberLeft member_left{id, source, leave.plans};
+    // Also to those that have left: they may have operations in flight that this one will not start.
     for (const int rank : channel.ranks) {
-      if (rank == rank_ || left_.contains(rank)) continue;
+      if (rank == rank_ || rank == source) continue;
       if (Status status = send(rank, member_left); !status.ok()) return status;
     }
     if (Status status = handle(rank_, member_left); !status.ok()) return status;

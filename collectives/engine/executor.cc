@@ -102,7 +102,10 @@ Result<bool> Executor::progress() {
     for (std::size_t i = 0; i < channel.in_flight.size();) {
       Group& group = channel.in_flight[i];
       const Result<Operation::Progress> progress = group.operation->progress();
-      if (!progress.ok()) return progress.status();
+      if (!progress.ok()) {
+        failed_ = {id, group.sequence};
+        return progress.status();
+      }
       moved |= progress.value() != Operation::Progress::Waiting;
       if (progress.value() != Operation::Progress::Done) {
         ++i;
@@ -126,7 +129,10 @@ Status Executor::start(Channel& channel, Group waiting) {
   Collective collective = describe(channel, group);
   collective.sequence = group.sequence;
   Result<std::unique_ptr<Operation>> operation = plane_.start(collective);
-  if (!operation.ok()) return operation.status();
+  if (!operation.ok()) {
+    failed_ = {channel.id, group.sequence};
+    return operation.status();
+  }
   group.operation = std::move(operation).value();
   return {};
 }
@@ -243,6 +249,11 @@ void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
     withdrawn_.push_back(std::move(*group));
   }
   channel.in_flight.erase(first, channel.in_flight.end());
+}
+
+bool Executor::failure_is_moot() const {
+  const auto channel = channels_.find(failed_.first);
+  return channel != channels_.end() && failed_.second >= channel->second.end;
 }
 
 bool Executor::contains(ChannelId channel) const { return channels_.contains(channel); }

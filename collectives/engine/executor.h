@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "data/data_plane.h"
@@ -42,6 +43,9 @@ class Executor {
   /// Starts what can be started, moves what is in flight, completes what is done. True when anything
   /// has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
   Result<bool> progress();
+
+  /// Whether the operation whose failure progress() has reported was ended since.
+  bool failure_is_moot() const;
 
   bool idle() const;
 
@@ -84,6 +88,8 @@ class Executor {
   EngineTrace* const trace_;
   std::map<ChannelId, Channel> channels_;
   FusionBufferPool buffers_;
+  /// Channel and number of the operation whose failure was reported.
+  std::pair<ChannelId, std::uint64_t> failed_{};
   /// Operations that have failed, kept because other members may still use this rank's memory.
   std::vector<Group> withdrawn_;
 };

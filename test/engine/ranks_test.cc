@@ -94,6 +94,34 @@ TEST_P(RanksTest, LeavesWhileOthersWaitInAPlan) {
   }
 }
 
+// Ranks 1 and up leave with an operation in flight, rank 0 without having submitted it.
+TEST_P(RanksTest, LeaveWithAPlanInFlight) {
+  for (std::uint64_t seed = 0; seed < 60; ++seed) {
+    std::mt19937_64 random(seed);
+    const int size = 2 + static_cast<int>(seed % 2);
+    const std::chrono::microseconds delay(random() % 400);
+    std::vector<std::unique_ptr<Call>> calls(static_cast<std::size_t>(size));
+    run(size, [&](Context& context, int rank, std::barrier<>& meeting) {
+      meeting.arrive_and_wait();
+      if (rank == 0) {
+        std::this_thread::sleep_for(delay);
+      } else {
+        calls[static_cast<std::size_t>(rank)] =
+            std::make_unique<Call>(context, programs::world(context), Recipe{.name = "g", .plan = 1});
+      }
+    });
+    for (int rank = 1; rank < size; ++rank) {
+      const std::string error = error_of(calls[static_cast<std::size_t>(rank)]->work());
+      if (GetParam() == Job::Planes::Silent) {
+        // What one member of the operation has heard, the other may not have heard yet.
+        EXPECT_THAT(error, ::testing::AnyOf(HasSubstr("rank 0 has shut down"), HasSubstr("gave up")));
+      } else {
+        EXPECT_THAT(error, HasSubstr("rank 0 has shut down"));
+      }
+    }
+  }
+}
+
 TEST_P(RanksTest, LeavesAtAnyMomentOfTheOthersPlans) {
   constexpr std::uint64_t kOperations = 20;
   for (std::uint64_t seed = 0; seed < 170; ++seed) {

@@ -371,6 +371,9 @@ TEST_F(OptimizerErrorsTest, AnExceptionInBackwardOnOneRank) {
       expect_error([&] { loss.backward(); },
                    {"backward() ended with an exception on rank " + std::to_string(bomber)});
     }
+    if (!alone_) {
+      expect_error([&] { optimizer.step(); }, {"step()", "refused", "backward() again"});
+    }
     expect_right_training(optimizer);
   }
 }

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Has spin search all states of a model. Then breaks the model in one place at a time: spin must find each.
 
-usage: model_test.py MODEL.pml [-DNAME=VALUE ...] [--bitstate] [--mutations MUTATE_A MUTATE_B ...]
+usage: model_test.py MODEL.pml [-DNAME=VALUE ...] [--mutations MUTATE_A MUTATE_B ...]
 """
 
 import argparse
@@ -11,29 +11,24 @@ import subprocess
 import sys
 import tempfile
 
-COMPILE = ["cc", "-O2", "-w", "-DSAFETY", "-DVECTORSZ=2048", "-DMEMLIM=2000"]
+COMPILE = ["cc", "-O2", "-w", "-DSAFETY", "-DVECTORSZ=2048", "-DMEMLIM=2000", "-DCOLLAPSE"]
 MOST_STEPS = 1000000
 
 
-def search(model, definitions, *, bitstate, first_error):
-    """What pan prints."""
+def search(model, definitions):
+    """What pan prints, and the steps to the first error."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(["spin", "-a", *definitions, model], cwd=folder, check=True)
-        store = ["-DBITSTATE"] if bitstate else ["-DCOLLAPSE"]
-        subprocess.run([*COMPILE, *store, "-o", "pan", "pan.c"], cwd=folder, check=True)
-        limit = ["-c1" if first_error else "-c0", f"-m{MOST_STEPS}"]
-        size = ["-w31"] if bitstate else []
-        pan = subprocess.run(["./pan", *limit, *size], cwd=folder, capture_output=True, text=True)
+        subprocess.run([*COMPILE, "-o", "pan", "pan.c"], cwd=folder, check=True)
+        pan = subprocess.run(["./pan", "-c1", f"-m{MOST_STEPS}"], cwd=folder, capture_output=True,
+                             text=True)
         trail = folder + "/" + pathlib.Path(model).name + ".trail"
         steps = ""
-        if pathlib.Path(trail).exists() and not definitions_mutate(definitions):
+        mutated = any(definition.startswith("-DMUTATE_") for definition in definitions)
+        if pathlib.Path(trail).exists() and not mutated:
             replay = ["spin", "-k", trail, "-p", "-g", *definitions, model]
             steps = subprocess.run(replay, cwd=folder, capture_output=True, text=True).stdout
         return pan.stdout + pan.stderr, steps
-
-
-def definitions_mutate(definitions):
-    return any(definition.startswith("-DMUTATE_") for definition in definitions)
 
 
 def number(pattern, output):
@@ -44,16 +39,13 @@ def number(pattern, output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=pathlib.Path)
-    parser.add_argument("--bitstate", action="store_true",
-                        help="keep a hash of each state only: a few states may be missed")
     parser.add_argument("--mutations", nargs="*", default=[])
     arguments, definitions = parser.parse_known_args()
     model = str(arguments.model.resolve())
     if arguments.mutations:
         missed = []
         for mutation in arguments.mutations:
-            output, _ = search(model, [*definitions, f"-D{mutation}"], bitstate=arguments.bitstate,
-                               first_error=True)
+            output, _ = search(model, [*definitions, f"-D{mutation}"])
             found = number(r"errors: (\d+)", output) or 0
             reason = re.search(r"^pan:1: (.*)", output, re.MULTILINE)
             print(f"{mutation}: {reason.group(1) if reason and found else 'NOT FOUND'}", flush=True)
@@ -61,15 +53,14 @@ def main():
                 missed.append(mutation)
         sys.exit(f"spin finds nothing wrong with: {', '.join(missed)}" if missed else 0)
 
-    output, steps = search(model, definitions, bitstate=arguments.bitstate, first_error=True)
+    output, steps = search(model, definitions)
     errors = number(r"errors: (\d+)", output)
     states = number(r"([\d.e+]+) states, stored", output)
     seconds = number(r"elapsed time ([\d.e+-]+)", output)
     incomplete = re.search("Search not completed|max search depth too small|out of memory|aborting", output)
     if errors != 0 or states is None or incomplete:
         sys.exit(f"{steps[-20000:]}\n{output}")
-    kept = "hashed" if arguments.bitstate else "all of them"
-    print(f"{states:.0f} states ({kept}), {seconds} s, no error")
+    print(f"{states:.0f} states, {seconds} s, no error")
 
 
 main()
