@@ -274,7 +274,10 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
     if (ended(group)) group.fail(reason);
   }
   std::erase_if(channel.queued, ended);
-  withdraw(channel, std::ranges::stable_partition(channel.in_flight, std::not_fn(ended)).begin(),
+  // Not from std::ranges, whose subrange clang 14 does not compile.
+  withdraw(channel,
+           std::stable_partition(channel.in_flight.begin(), channel.in_flight.end(),
+                                 std::not_fn(ended)),
            reason);
 }
 
