@@ -47,6 +47,7 @@ Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
       relay_(trace.relay),
       trace_(trace.timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*trace.timeline)),
       executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()),
+      plans_(executor_),
       stalls_(config, rank_, logger) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));
   thread_ = std::thread([this] { run(); });
@@ -186,7 +187,7 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
                               submission.channel));
   }
   Channel& channel = found->second;
-  if (submission.plan != 0) return start_planned(std::move(submission));
+  if (submission.plan != 0) return plans_.start(std::move(submission), channel, rank_);
   Request& request = submission.request;
   if (channel.pending.contains(request.name)) {
     return refuse(fmt::format(
@@ -201,23 +202,6 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
   if (channel.pending.empty()) channel.quiet_since = Clock::now();
   channel.pending.emplace(request.name, std::move(submission));
-}
-
-/// It is agreed on already.
-void Coordinator::start_planned(Submission submission) {
-  const Channel& set = channels_.at(submission.channel);
-  const ChannelId id = plan_channel(submission.channel, submission.plan);
-  if (!executor_.contains(id)) {
-    executor_.add_channel(id, set.ranks, set.member(rank_));
-    for (const MemberLeft& departure : departures_[submission.channel]) end_plans(departure);
-  }
-  Response response{.name = submission.request.name};
-  if (submission.request.kind == CollectiveKind::Allgather) {
-    response.first_dimensions.assign(set.ranks.size(), submission.request.shape.front());
-  }
-  std::vector<AgreedSubmission> batch;
-  batch.push_back({std::move(submission), std::move(response)});
-  executor_.enqueue(id, std::move(batch));
 }
 
 /// What comes after Leave is lost: rank 0 may be gone.
@@ -235,18 +219,12 @@ Status Coordinator::begin_leaving() {
   for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
   leaders.erase(rank_);
   // Who leaves because of a failure must not look like the cause of it.
-  const Leave leave{plans_so_far()};
+  const Leave leave{plans_.progress()};
   const Message farewell = failure_.empty() ? Message(leave) : Message(Failure{failure_});
   for (const int leader : leaders) {
     if (Status status = send(leader, farewell); !status.ok()) return status;
   }
   return handle(rank_, leave);
-}
-
-std::vector<PlanProgress> Coordinator::plans_so_far() const {
-  std::vector<PlanProgress> plans = executor_.enqueued();
-  std::erase_if(plans, [](const PlanProgress& plan) { return plan.channel < kMostProcessSets; });
-  return plans;
 }
 
 // ---- from other ranks ----
@@ -312,20 +290,8 @@ Status Coordinator::handle(int source, const Leave& leave) {
 }
 
 Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
-  departures_[member_left.channel].push_back(member_left);
-  end_plans(member_left);
+  plans_.end(member_left);
   return {};
-}
-
-/// The others cannot run what this member has not started.
-void Coordinator::end_plans(const MemberLeft& member_left) {
-  for (const PlanProgress& plan : plans_so_far()) {
-    if (process_set_of(plan.channel) != member_left.channel) continue;
-    const auto theirs =
-        std::ranges::find(member_left.plans, plan.channel, &PlanProgress::channel);
-    const bool known = theirs != member_left.plans.end();
-    executor_.end(plan.channel, known ? theirs->operations : 0, departure_error(member_left.rank));
-  }
 }
 
 Status Coordinator::handle(int /*source*/, const AllLeft& all_left) {

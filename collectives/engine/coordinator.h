@@ -46,6 +46,7 @@
 #include "engine/channel.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
+#include "engine/plans.h"
 #include "engine/stall_monitor.h"
 #include "engine/trace_relay.h"
 #include "engine/work.h"
@@ -89,9 +90,7 @@ class Coordinator {
 
   Result<bool> take_submissions();
   void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
-  void start_planned(Submission submission);
   Status begin_leaving();
-  std::vector<PlanProgress> plans_so_far() const;
   Status relay_trace();
 
   Result<bool> receive();
@@ -111,7 +110,6 @@ class Coordinator {
   Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
   Status complete_process_set(const Submission& submission, const Response& response);
   void add_channel(ChannelId id, std::vector<int> ranks);
-  void end_plans(const MemberLeft& member_left);
 
   Status report_stalls();
   Status send(int destination, const Message& message);
@@ -128,6 +126,7 @@ class Coordinator {
   TraceRelay* const relay_;
   std::unique_ptr<EngineTrace> trace_;
   Executor executor_;
+  Plans plans_;
   StallMonitor stalls_;
 
   std::mutex mutex_;
@@ -143,9 +142,6 @@ class Coordinator {
   std::set<ChannelId> all_left_;
   /// For sets that this rank leads without knowing it yet, by rank.
   std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
-  /// What ends the plans of each set.
-  std::map<ChannelId, std::vector<MemberLeft>> departures_;
-
   std::once_flag join_once_;
   std::thread thread_;
 };
