@@ -63,12 +63,12 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
       alone_(context_->topology().size == 1) {
   for (const auto& [name, tensor] : parameters) {
     names_.push_back(prefix_ + name);
-    parameters_.push_back({.tensor = tensor, .accumulator = accumulator_of(tensor)});
+    gradients_.emplace_back(tensor, gradients_.size());
   }
   if (refusal.empty()) refusal = find_refusal();
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
                                     describe(parameters, options), refusal, options.process_set);
-  if (!alone_) adopt(last_to_first(parameters_.size()));
+  if (!alone_) adopt(last_to_first(gradients_.size()));
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -80,10 +80,10 @@ std::string DistributedOptimizer::Reducer::find_refusal() const {
     return c10::str("backward_passes_per_step must be at least 1, not ",
                     options_.backward_passes_per_step);
   }
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const std::string unfit = detail::refusal(parameters_[i].tensor);
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    const std::string unfit = detail::refusal(gradients_[i].parameter());
     if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
-    if (is_watched(*parameters_[i].accumulator)) {
+    if (is_watched(*gradients_[i].accumulator())) {
       return c10::str("parameter '", names_[i].substr(prefix_.size()),
                       "' already belongs to another DistributedOptimizer. Give each parameter to "
                       "one optimizer only, or destroy the other one first.");
@@ -95,74 +95,59 @@ std::string DistributedOptimizer::Reducer::find_refusal() const {
 /// Gradients move to the memory of a plan in this order.
 void DistributedOptimizer::Reducer::adopt(const std::vector<std::size_t>& order) {
   const torch::NoGradGuard no_grad;
-  std::vector<torch::Tensor> tensors;
-  for (const Parameter& parameter : parameters_) tensors.push_back(parameter.tensor);
+  std::vector<torch::Tensor> parameters;
+  for (const RoundGradient& gradient : gradients_) parameters.push_back(gradient.parameter());
   const std::unique_ptr<GradientPlan> old = std::move(plan_);
   plan_ = std::make_unique<GradientPlan>(
-      *context_, tensors, order, [this, &old](std::size_t index, const torch::Tensor& place) {
+      *context_, parameters, order, [this, &old](std::size_t index, const torch::Tensor& place) {
         if (old == nullptr) return;
-        torch::Tensor& gradient = parameters_[index].tensor.mutable_grad();
-        if (gradient.defined() && old->lies_in_place(gradient, index)) {
-          place.copy_(gradient);
-          gradient = place;
-        }
+        gradients_[index].move_to(place, *old);
         old->release(index);
       });
   groups_.assign(plan_->groups().size(), Group{});
+}
+
+/// There is none when memory did not suffice for one that was to be adopted.
+void DistributedOptimizer::Reducer::require_plan() const {
+  if (plan_ != nullptr) return;
+  throw Error(prefix_ + ": there was not enough memory for its gradients, and it cannot go on");
 }
 
 DistributedOptimizer::Reducer::~Reducer() = default;
 
 void DistributedOptimizer::Reducer::watch() {
   if (alone_) return;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    kolo::watch(*parameters_[i].accumulator, weak_from_this(), i);
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    kolo::watch(*gradients_[i].accumulator(), weak_from_this(), i);
   }
 }
 
 // ---- while backward runs ----
 
+bool DistributedOptimizer::Reducer::on_the_wire(std::size_t index) const {
+  return groups_[plan_->group_of(index)].work.has_value();
+}
+
 void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
-  Parameter& parameter = parameters_[index];
-  torch::Tensor& gradient = parameter.tensor.mutable_grad();
-  const bool on_the_wire = groups_[plan_->group_of(index)].work.has_value();
-  if (options_.op != ReduceOp::Average) {
-    const bool adds = parameter.reduced && gradient.defined() &&
-                      gradient.count_nonzero().item<std::int64_t>() > 0;
-    if (on_the_wire || adds) {
-      throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
-                           "reduced with ", core::to_string(detail::to_core(options_.op)),
-                           ": that is right only with Average. Call zero_grad() before it, or "
-                           "accumulate locally under no_sync()."));
-    }
-    parameter.reduced = false;
+  require_plan();
+  RoundGradient& gradient = gradients_[index];
+  if (options_.op != ReduceOp::Average && (on_the_wire(index) || gradient.holds_result())) {
+    throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
+                         "reduced with ", core::to_string(detail::to_core(options_.op)),
+                         ": that is right only with Average. Call zero_grad() before it, or "
+                         "accumulate locally under no_sync()."));
   }
-  // What comes now goes to memory of its own, and is added in finish().
-  if (on_the_wire) gradient.reset();
-  parameter.was_empty = !gradient.defined();
+  gradient.before(on_the_wire(index));
 }
 
 void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   const torch::NoGradGuard no_grad;
-  Parameter& parameter = parameters_[index];
-  torch::Tensor& gradient = parameter.tensor.mutable_grad();
-  if (!gradient.defined()) return;
+  RoundGradient& gradient = gradients_[index];
+  if (!gradient.after(*plan_, on_the_wire(index))) return;
   const std::shared_ptr<BackwardRun> backward = current_backward();
-  parameter.fresh = true;
-  parameter.ready = Clock::now();
-  if (groups_[plan_->group_of(index)].work.has_value()) {
-    // Autograd may have stored memory that others use as well.
-    gradient = gradient.clone();
-    return;
-  }
-  // What the program, or a graph of gradients, refers to stays where it is.
-  if (parameter.was_empty && !gradient.requires_grad() && plan_->fits(gradient, index)) {
-    plan_->view(index).copy_(gradient);
-    gradient = plan_->view(index);
-  }
-  if (!backward->synchronises()) return;
+  if (!backward->synchronises() || on_the_wire(index)) return;
   if (rounds_ == 0) appeared_.push_back(index);
-  if (std::exchange(parameter.expected, false)) --groups_[plan_->group_of(index)].expected;
+  if (std::exchange(gradient.expected, false)) --groups_[plan_->group_of(index)].expected;
   start_groups();
 }
 
@@ -211,7 +196,7 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
   check_step([this] { require_hooks(); });
-  const bool fresh = std::ranges::any_of(parameters_, &Parameter::fresh);
+  const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
   if (!fresh && !local_ && round_ > 0) {
     if (refused_.empty()) return;
     throw Error(c10::str("step() would use gradients that were refused: ", refused_,
@@ -227,6 +212,7 @@ void DistributedOptimizer::Reducer::check_step(const std::function<void()>& chec
   } catch (const Error&) {
     if (!alone_) {
       close_round(/*failed=*/true, /*in_step=*/true);
+      // What it comes to is for the others: here the reason itself is on its way.
       std::string told;
       finish_round(told);
     }
@@ -234,19 +220,12 @@ void DistributedOptimizer::Reducer::check_step(const std::function<void()>& chec
   }
 }
 
-bool DistributedOptimizer::Reducer::holds_used_gradients() const {
-  return std::ranges::any_of(parameters_, [](const Parameter& parameter) {
-    const torch::Tensor& gradient = parameter.tensor.grad();
-    return parameter.reduced && gradient.defined() && gradient.layout() == torch::kStrided &&
-           gradient.count_nonzero().item<std::int64_t>() > 0;
-  });
-}
-
 /// LibTorch drops our hooks without a word when it changes the type of a parameter.
 void DistributedOptimizer::Reducer::require_hooks() const {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    const Parameter& parameter = parameters_[i];
-    if (torch::autograd::impl::try_get_grad_accumulator(parameter.tensor) == parameter.accumulator) {
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    const RoundGradient& gradient = gradients_[i];
+    if (torch::autograd::impl::try_get_grad_accumulator(gradient.parameter()) ==
+        gradient.accumulator()) {
       continue;
     }
     throw Error(c10::str("'", names_[i],
@@ -259,9 +238,9 @@ void DistributedOptimizer::Reducer::require_hooks() const {
 // ---- rounds ----
 
 void DistributedOptimizer::Reducer::expect_gradients() {
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    parameters_[i].expected = parameters_[i].tensor.requires_grad();
-    if (parameters_[i].expected) ++groups_[plan_->group_of(i)].expected;
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    gradients_[i].expected = gradients_[i].parameter().requires_grad();
+    if (gradients_[i].expected) ++groups_[plan_->group_of(i)].expected;
   }
 }
 
@@ -272,50 +251,32 @@ void DistributedOptimizer::Reducer::start_groups() {
 void DistributedOptimizer::Reducer::start(std::size_t group) {
   std::vector<core::Part> parts;
   for (const std::size_t index : plan_->groups()[group].parameters) {
-    take(index);
-    const Parameter& parameter = parameters_[index];
-    if (track_) parts.push_back({names_[index], parameter.taken ? parameter.ready : Clock::now()});
+    RoundGradient& gradient = gradients_[index];
+    if (!gradient.take(*plan_)) {
+      word_.head.trouble = ClosingWord::Trouble::UnfitGradient;
+      word_.head.parameter = static_cast<std::int32_t>(index);
+    }
+    if (track_) parts.push_back({names_[index], gradient.taken() ? gradient.ready() : Clock::now()});
   }
   groups_[group].expected = 0;
   groups_[group].work = submit(core::CollectiveKind::Allreduce, c10::str("group ", group),
                                plan_->groups()[group].buffer, std::move(parts));
 }
 
-/// Brings what a parameter holds into its group.
-void DistributedOptimizer::Reducer::take(std::size_t index) {
-  Parameter& parameter = parameters_[index];
-  const torch::Tensor& place = plan_->view(index);
-  const torch::Tensor& gradient = parameter.tensor.grad();
-  const bool in_place = gradient.defined() && plan_->lies_in_place(gradient, index);
-  const bool fits = gradient.defined() && plan_->fits(gradient, index);
-  if (gradient.defined() && !fits) {
-    word_.head.trouble = ClosingWord::Trouble::UnfitGradient;
-    word_.head.parameter = static_cast<std::int32_t>(index);
-  }
-  // A fresh one may have been discarded since.
-  parameter.taken = std::exchange(parameter.fresh, false) && fits;
-  parameter.expected = false;
-  parameter.held = gradient;
-  if (in_place && !parameter.taken) parameter.untouched = gradient.clone();
-  if (!fits) {
-    place.zero_();
-  } else if (!in_place) {
-    place.copy_(gradient.detach());
-  }
-}
-
 /// Starts what is left, and says this rank's word, without waiting for anything.
 void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
+  require_plan();
   const torch::NoGradGuard no_grad;
-  word_.head.repeats = in_step && round_ == 0 && passes_ == 0 && holds_used_gradients();
+  word_.head.repeats = in_step && round_ == 0 && passes_ == 0 &&
+                       std::ranges::any_of(gradients_, &RoundGradient::holds_result);
   while (next_group_ < groups_.size()) start(next_group_++);
   if (failed) word_.head.trouble = ClosingWord::Trouble::Exception;
   word_.head.step = step_;
   word_.head.round = round_++;
   word_.head.rank = context_->topology().rank;
   word_.head.in_step = in_step;
-  word_.head.carries = std::ranges::any_of(parameters_, &Parameter::fresh);
-  for (const Parameter& parameter : parameters_) word_.has_gradient.push_back(parameter.taken);
+  word_.head.carries = std::ranges::any_of(gradients_, &RoundGradient::fresh);
+  for (const RoundGradient& gradient : gradients_) word_.has_gradient.push_back(gradient.taken());
   words_ = say(std::exchange(word_, {}));
 }
 
@@ -347,8 +308,9 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
     group.work.reset();
   }
   next_group_ = 0;
-  for (std::size_t i = 0; i < parameters_.size(); ++i) {
-    finish(i, std::ranges::any_of(words, [i](const ClosingWord& w) { return w.has_gradient[i]; }));
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    const auto has_gradient = [i](const ClosingWord& word) { return word.has_gradient[i]; };
+    gradients_[i].finish(*plan_, std::ranges::any_of(words, has_gradient));
   }
   if (!error.empty()) return false;
   error = find_disagreement(words, names_);
@@ -356,33 +318,6 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   if (error.empty()) improve_plan(words.front().head.rank);
   return error.empty() &&
          std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.carries; });
-}
-
-/// Gives a parameter the result of its round.
-void DistributedOptimizer::Reducer::finish(std::size_t index, bool any_gradient) {
-  Parameter& parameter = parameters_[index];
-  const torch::Tensor& place = plan_->view(index);
-  torch::Tensor& gradient = parameter.tensor.mutable_grad();
-  torch::Tensor result = std::exchange(parameter.held, {});
-  const torch::Tensor untouched = std::exchange(parameter.untouched, {});
-  // Another gradient has come meanwhile: see before_gradient().
-  const bool late = gradient.defined() && !gradient.is_same(result);
-  if (result.defined() && !plan_->fits(result, index)) {
-    gradient = result;
-    return;
-  }
-  if (any_gradient) {
-    if (result.defined() && !plan_->lies_in_place(result, index)) {
-      result.detach().copy_(place);
-    } else {
-      result = place;
-    }
-    parameter.reduced = true;
-  } else if (untouched.defined()) {
-    place.copy_(untouched);
-  }
-  if (late && result.defined()) result.detach().add_(gradient.detach());
-  if (!late || result.defined()) gradient = result;
 }
 
 /// All ranks count as the one that is furthest ahead, so that those that were refused can go on together.
@@ -409,7 +344,7 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
   if (rounds_ > 2) return;
   if (rounds_ == 1) {
     // Those that have not appeared come last.
-    std::ranges::copy(last_to_first(parameters_.size()), std::back_inserter(appeared_));
+    std::ranges::copy(last_to_first(gradients_.size()), std::back_inserter(appeared_));
     std::vector<std::int64_t> once;
     for (const std::size_t index : appeared_) {
       const auto number = static_cast<std::int64_t>(index);
@@ -428,17 +363,17 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
 
 Work DistributedOptimizer::Reducer::say(const ClosingWord& word) const {
   const torch::Tensor own = torch::empty(
-      {static_cast<std::int64_t>(ClosingWord::bytes(parameters_.size()))}, torch::kUInt8);
+      {static_cast<std::int64_t>(ClosingWord::bytes(gradients_.size()))}, torch::kUInt8);
   word.write(own.data_ptr<std::uint8_t>());
   return submit(core::CollectiveKind::Allgather, "closing_word", own);
 }
 
 std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
   const torch::Tensor all = work.result();
-  const std::size_t bytes = ClosingWord::bytes(parameters_.size());
+  const std::size_t bytes = ClosingWord::bytes(gradients_.size());
   std::vector<ClosingWord> words;
   for (std::size_t at = 0; at < static_cast<std::size_t>(all.numel()); at += bytes) {
-    words.push_back(ClosingWord::read(all.data_ptr<std::uint8_t>() + at, parameters_.size()));
+    words.push_back(ClosingWord::read(all.data_ptr<std::uint8_t>() + at, gradients_.size()));
   }
   return words;
 }

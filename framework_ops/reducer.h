@@ -17,6 +17,7 @@
 #include "context/context.h"
 #include "gradient_hooks.h"
 #include "gradient_plan.h"
+#include "round_gradient.h"
 
 namespace kolo {
 
@@ -79,28 +80,6 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   double exposed_seconds() const { return exposed_.count(); }
 
  private:
-  struct Parameter {
-    torch::Tensor tensor;
-    /// Kept alive, with our hooks on it.
-    std::shared_ptr<torch::autograd::Node> accumulator;
-    /// Holds a gradient that no round has taken, and since when.
-    bool fresh = false;
-    core::Clock::time_point ready;
-    /// The group waits for its gradient.
-    bool expected = false;
-    /// Had no gradient before the one that autograd is about to store.
-    bool was_empty = false;
-
-    /// In the round under way: what it held when its group started, whether that was fresh, and, if it was
-    /// not and lies in the plan's buffer, a copy.
-    torch::Tensor held;
-    bool taken = false;
-    torch::Tensor untouched;
-
-    /// Has been reduced, and maybe not been zeroed since.
-    bool reduced = false;
-  };
-
   /// Of the round under way, by group of the plan.
   struct Group {
     std::size_t expected = 0;
@@ -109,7 +88,9 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   std::string find_refusal() const;
   void adopt(const std::vector<std::size_t>& order);
+  void require_plan() const;
 
+  bool on_the_wire(std::size_t index) const;
   void before_gradient(std::size_t index) override;
   void after_gradient(std::size_t index) override;
   std::shared_ptr<BackwardRun> current_backward();
@@ -119,14 +100,11 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   void reduce_local();
   void require_hooks() const;
-  bool holds_used_gradients() const;
   void expect_gradients();
   void start_groups();
   void start(std::size_t group);
-  void take(std::size_t index);
   void close_round(bool failed, bool in_step);
   bool finish_round(std::string& error);
-  void finish(std::size_t index, bool any_gradient);
   Work say(const ClosingWord& word) const;
   std::vector<ClosingWord> hear(Work work) const;
   void follow(const std::vector<ClosingWord>& words);
@@ -142,7 +120,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   const std::string prefix_;
   /// A process that is alone has nothing to reduce.
   const bool alone_;
-  std::vector<Parameter> parameters_;
+  /// By parameter.
+  std::vector<RoundGradient> gradients_;
   std::vector<std::string> names_;
   std::unique_ptr<GradientPlan> plan_;
   std::vector<Group> groups_;

@@ -23,6 +23,7 @@ namespace {
 class MeetingPlace {
  public:
   explicit MeetingPlace(const Ranks& ranks) : ranks_(ranks) {
+    // mkstemp() puts something else for the X.
     const std::string pattern =
         (std::filesystem::temp_directory_path() / "kolo-bench-XXXXXX").string();
     if (pattern.size() >= path_.size()) throw std::runtime_error(pattern + ": too long");

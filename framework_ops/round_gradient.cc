@@ -1,0 +1,87 @@
+#include "round_gradient.h"
+
+#include <torch/torch.h>
+
+#include <utility>
+
+#include "gradient_hooks.h"
+
+namespace kolo {
+
+RoundGradient::RoundGradient(const torch::Tensor& parameter, std::size_t index)
+    : parameter_(parameter), index_(index), accumulator_(accumulator_of(parameter)) {}
+
+bool RoundGradient::holds_result() const {
+  const torch::Tensor& now = parameter_.grad();
+  return reduced_ && now.defined() && now.layout() == torch::kStrided &&
+         now.count_nonzero().item<std::int64_t>() > 0;
+}
+
+void RoundGradient::before(bool on_the_wire) {
+  if (on_the_wire) gradient().reset();
+  was_empty_ = !gradient().defined();
+  reduced_ = false;
+}
+
+bool RoundGradient::after(const GradientPlan& plan, bool on_the_wire) {
+  if (!gradient().defined()) return false;
+  fresh_ = true;
+  ready_ = core::Clock::now();
+  if (on_the_wire) {
+    // Autograd may have stored memory that others use as well.
+    gradient() = gradient().clone();
+  } else if (was_empty_ && !gradient().requires_grad() && plan.fits(gradient(), index_)) {
+    plan.view(index_).copy_(gradient());
+    gradient() = plan.view(index_);
+  }
+  return true;
+}
+
+bool RoundGradient::take(const GradientPlan& plan) {
+  const torch::Tensor& place = plan.view(index_);
+  held_ = parameter_.grad();
+  const bool fits = held_.defined() && plan.fits(held_, index_);
+  const bool in_place = fits && plan.lies_in_place(held_, index_);
+  // A fresh one may have been discarded since.
+  taken_ = std::exchange(fresh_, false) && fits;
+  expected = false;
+  if (in_place && !taken_) untouched_ = held_.clone();
+  if (!fits) {
+    place.zero_();
+  } else if (!in_place) {
+    place.copy_(held_.detach());
+  }
+  return fits || !held_.defined();
+}
+
+void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
+  const torch::Tensor& place = plan.view(index_);
+  torch::Tensor result = std::exchange(held_, {});
+  const torch::Tensor untouched = std::exchange(untouched_, {});
+  // Another gradient has come meanwhile: see before().
+  const bool late = gradient().defined() && !gradient().is_same(result);
+  if (result.defined() && !plan.fits(result, index_)) {
+    gradient() = result;
+    return;
+  }
+  if (any_fresh) {
+    if (result.defined() && !plan.lies_in_place(result, index_)) {
+      result.detach().copy_(place);
+    } else {
+      result = place;
+    }
+    reduced_ = true;
+  } else if (untouched.defined()) {
+    place.copy_(untouched);
+  }
+  if (late && result.defined()) result.detach().add_(gradient().detach());
+  if (!late || result.defined()) gradient() = result;
+}
+
+void RoundGradient::move_to(const torch::Tensor& place, const GradientPlan& old) {
+  if (!gradient().defined() || !old.lies_in_place(gradient(), index_)) return;
+  place.copy_(gradient());
+  gradient() = place;
+}
+
+}  // namespace kolo

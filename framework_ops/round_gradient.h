@@ -1,0 +1,77 @@
+#pragma once
+
+/// One parameter's gradient on its way through rounds.
+
+#include <torch/csrc/autograd/function.h>
+#include <torch/types.h>
+
+#include <cstddef>
+#include <memory>
+
+#include "context/context.h"
+#include "gradient_plan.h"
+
+namespace kolo {
+
+/// Between a parameter's grad() and its place in the plan. A gradient that autograd has stored where there
+/// was none moves to its place, and grad() becomes the place; one that the program has put somewhere, or that
+/// has a graph, stays where it is, and is copied to its place and back.
+///
+/// In a round: before() and after() for each gradient that autograd stores; take() when its group starts;
+/// finish() when the round is over.
+class RoundGradient {
+ public:
+  /// `index`: the parameter's in the plan.
+  RoundGradient(const torch::Tensor& parameter, std::size_t index);
+
+  const torch::Tensor& parameter() const { return parameter_; }
+  /// The node that adds to grad(), kept alive.
+  const std::shared_ptr<torch::autograd::Node>& accumulator() const { return accumulator_; }
+
+  /// Whether it holds a gradient that no round has taken, and since when.
+  bool fresh() const { return fresh_; }
+  core::Clock::time_point ready() const { return ready_; }
+  /// Whether it holds numbers other than 0 that a round has given it.
+  bool holds_result() const;
+
+  /// Autograd is about to store a gradient, or to add to it. When its group is on the wire, what comes goes to
+  /// memory of its own, and is added in finish().
+  void before(bool on_the_wire);
+  /// It has. False when there still is no gradient.
+  bool after(const GradientPlan& plan, bool on_the_wire);
+
+  /// Brings what the parameter holds to its place: its gradient, or zeros. False when it holds something that
+  /// cannot be reduced.
+  bool take(const GradientPlan& plan);
+  /// Whether what was taken was fresh.
+  bool taken() const { return taken_; }
+  /// Gives the parameter the result; or back what it held, when no rank had a fresh gradient for it.
+  void finish(const GradientPlan& plan, bool any_fresh);
+
+  /// Moves to another plan, whose place for it is given.
+  void move_to(const torch::Tensor& place, const GradientPlan& old);
+
+  /// Its group waits for it.
+  bool expected = false;
+
+ private:
+  torch::Tensor& gradient() { return parameter_.mutable_grad(); }
+
+  torch::Tensor parameter_;
+  const std::size_t index_;
+  const std::shared_ptr<torch::autograd::Node> accumulator_;
+  bool fresh_ = false;
+  core::Clock::time_point ready_;
+  /// Had no gradient before the one that autograd is about to store.
+  bool was_empty_ = false;
+  /// Has been reduced, and not been added to since.
+  bool reduced_ = false;
+
+  /// In the round under way: what it held when its group started, whether that was fresh, and, if it was not
+  /// and lies in place, a copy.
+  torch::Tensor held_;
+  bool taken_ = false;
+  torch::Tensor untouched_;
+};
+
+}  // namespace kolo
