@@ -3,7 +3,6 @@
 /// Makes the gradients of all ranks one, while backward runs.
 
 #include <kolo/distributed_optimizer.h>
-#include <torch/csrc/autograd/function.h>
 
 #include <chrono>
 #include <cstdint>
@@ -39,6 +38,7 @@ namespace kolo {
 ///                                       other ranks' backward throws
 ///   step() with fresh gradients, or     as at the end of a backward
 ///   with no round since the last step
+///   step() whose checks fail            as for an exception: the word says so
 ///   all words of a round are there      a parameter that any rank had a new gradient for gets the
 ///                                       result; the others keep what they had. The round is refused on
 ///                                       all ranks, by an exception, if any word tells of trouble or of

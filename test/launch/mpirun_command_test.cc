@@ -105,9 +105,9 @@ TEST(MpirunCommand, SharesThreadsBetweenTheRanksOfAHost) {
 TEST(MpirunCommand, LeavesThreadsAloneWhereTheyAreNotItsBusiness) {
   auto options = ranks_here(2);
   options.hosts = {{"node1", 1}, {"node2", 1}};
-  EXPECT_TRUE(make_mpirun_command(options, machine(2, 4), false).environment.empty());
+  EXPECT_TRUE(make_mpirun_command(options, machine(2, 5), false).environment.empty());
 
-  auto chosen = machine(8, 4);
+  auto chosen = machine(8, 5);
   chosen.environment["OMP_NUM_THREADS"] = "3";
   const auto command = make_mpirun_command(ranks_here(2), chosen, true);
   EXPECT_TRUE(command.environment.empty());
@@ -130,13 +130,26 @@ TEST(MpirunCommand, HandsTheRightVariablesToEveryRank) {
   EXPECT_EQ(command.environment, (Environment{{"KOLO_FUSION_THRESHOLD", "1024"},
                                               {"KOLO_LOG_LEVEL", "info"},
                                               {"KOLO_TIMELINE", "/t.json"},
-                                              {"OMP_NUM_THREADS", "1"}}));
+                                              {"OMP_NUM_THREADS", "1"},
+                                              {"PMIX_MCA_gds", "hash"}}));
+}
+
+TEST(MpirunCommand, OpenMpi4EndsWhenARankIsKilledEarly) {
+  const auto tables = [](const Machine& machine) {
+    const Environment added = make_mpirun_command(ranks_here(2), machine, true).environment;
+    return added.contains("PMIX_MCA_gds") ? added.at("PMIX_MCA_gds") : "as it was";
+  };
+  EXPECT_EQ(tables(machine(2, 4)), "hash");
+  EXPECT_EQ(tables(machine(2, 5)), "as it was");
+  auto chosen = machine(2, 4);
+  chosen.environment["PMIX_MCA_gds"] = "ds21";
+  EXPECT_EQ(tables(chosen), "as it was");
 }
 
 TEST(MpirunCommand, AllowsRoot) {
   auto root = machine(1, 4);
   root.is_root = true;
-  root.environment["OMP_NUM_THREADS"] = "1";
+  root.environment = {{"OMP_NUM_THREADS", "1"}, {"PMIX_MCA_gds", "hash"}};
   Environment expected{{"OMPI_ALLOW_RUN_AS_ROOT", "1"}, {"OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1"}};
   EXPECT_EQ(make_mpirun_command(ranks_here(1), root, true).environment, expected);
   root.open_mpi_major = 5;

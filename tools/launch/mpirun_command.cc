@@ -31,6 +31,11 @@ Environment environment_for(const LaunchOptions& options, const Machine& machine
     environment["KOLO_FUSION_THRESHOLD"] = std::to_string(*options.fusion_threshold);
   }
   if (options.log_level) environment["KOLO_LOG_LEVEL"] = *options.log_level;
+  // With PMIx's tables in shared memory, the default, mpirun may not end when a rank was killed
+  // while it started.
+  if (machine.open_mpi_major < 5 && !machine.environment.contains("PMIX_MCA_gds")) {
+    environment["PMIX_MCA_gds"] = "hash";
+  }
   const int ranks =
       all_here ? options.num_proc : most_ranks_on_a_host(options.hosts, options.num_proc);
   const bool owns_remote_host = !all_here && ranks == 1;
