@@ -1,5 +1,7 @@
 // Loops that are right in one process, unchanged on several ranks.
 
+#include <optional>
+
 #include "framework/training.h"
 
 namespace kolo::testing {
@@ -31,6 +33,33 @@ TEST_F(OptimizerTest, AdamW) {
   Loop loop{.body = plain};
   loop.optimizer = adamw();
   expect_as_in_one_process(loop);
+}
+
+// As a program without the wrapper would do it: an all-reduce for each gradient, each negotiated.
+TEST_F(OptimizerTest, ThePlanGivesTheBitsOfSingleAllReduces) {
+  const auto train = [](bool planned) {
+    torch::manual_seed(3);
+    Net net;
+    net->to(torch::kFloat32);
+    const OptimizerPtr inner = sgd()(net->parameters());
+    std::optional<DistributedOptimizer> wrapper;
+    if (planned) wrapper.emplace(*inner, net->named_parameters());
+    for (int step = 0; step < 20; ++step) {
+      inner->zero_grad();
+      const torch::Tensor output = net->forward(input(step, 0, kolo::rank()).to(torch::kFloat32));
+      torch::mse_loss(output, random({4, 3}, {step, kolo::rank()}, torch::kFloat32)).backward();
+      if (planned) {
+        wrapper->step();
+        continue;
+      }
+      for (torch::Tensor& parameter : net->parameters()) {
+        if (parameter.grad().defined()) kolo::allreduce_(parameter.mutable_grad());
+      }
+      inner->step();
+    }
+    return flat_parameters(*net);
+  };
+  EXPECT_TRUE(identical(train(true), train(false)));
 }
 
 TEST_F(OptimizerTest, SeveralBackwardsBeforeAStep) {
