@@ -13,7 +13,9 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 #include <unordered_map>
+#include <utility>
 
+#include "bench/c10d_version.h"
 #include "bench/reducers.h"
 
 namespace kolo::bench {
@@ -54,9 +56,10 @@ c10::intrusive_ptr<c10d::ProcessGroup> make_process_group(const Ranks& ranks) {
   const auto options = c10d::ProcessGroupGloo::Options::create();
   options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
   options->threads = 2;  // as in Python
-  auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(
-      c10::make_intrusive<c10d::FileStore>(place.path(), ranks.size()), ranks.rank(), ranks.size(),
-      options);
+  const auto store = c10::make_intrusive<c10d::FileStore>(place.path(), ranks.size());
+  auto group = c10d_version::as_process_group(
+      store,
+      c10::make_intrusive<c10d::ProcessGroupGloo>(store, ranks.rank(), ranks.size(), options));
   // All have met before the file goes.
   ranks.barrier();
   return group;
@@ -74,10 +77,12 @@ class DdpTraining : public Training {
     std::ranges::reverse(limits);
     std::unordered_map<std::size_t, std::string> names;
     for (std::size_t i = 0; i < parameters.size(); ++i) names[i] = "parameter" + std::to_string(i);
-    reducer_ = std::make_unique<c10d::Reducer>(
-        parameters, buckets, limits, std::move(group), std::vector<bool>(parameters.size(), false),
-        c10d::kDefaultBucketBytesCap, /*find_unused_parameters=*/false, gradient_as_bucket_view,
-        names, c10d::kDefaultFirstBucketBytes);
+    reducer_ = c10d_version::make_reducer({.parameters = parameters,
+                                           .buckets = std::move(buckets),
+                                           .bucket_limits = std::move(limits),
+                                           .group = std::move(group),
+                                           .names = std::move(names),
+                                           .gradient_as_bucket_view = gradient_as_bucket_view});
   }
 
   void before_forward() override {

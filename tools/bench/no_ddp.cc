@@ -5,8 +5,8 @@
 namespace kolo::bench {
 
 const char* why_no_ddp() {
-  return "this kolo-bench was built without Gloo's headers: install libgloo-dev, then configure "
-         "and build again";
+  return "this kolo-bench was built without ddp, which needs Gloo's headers (libgloo-dev) and "
+         "LibTorch 1.13, or 2.11 or later: install them, then configure and build again";
 }
 
 std::unique_ptr<Reducer> make_ddp_reducer(const Ranks& /*ranks*/,
