@@ -84,7 +84,8 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
   core::Submission submission{.channel = call.process_set.id(),
                               .plan = call.plan,
                               .request = state->request,
-                              .parts = call.parts};
+                              .parts = call.parts,
+                              .times = call.times};
   if (state->request.refusal.empty() && input.defined()) {
     const torch::Tensor readable = input.detach().contiguous();
     state->options = readable.options();

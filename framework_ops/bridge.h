@@ -38,6 +38,8 @@ struct Call {
   core::PlanId plan = 0;
   /// For the timeline: what the tensor is made of.
   std::vector<core::Part> parts = {};
+  /// See core::Submission.
+  std::shared_ptr<core::OperationTimes> times = nullptr;
   core::ReduceOp op = core::ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;

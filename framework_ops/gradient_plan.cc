@@ -12,22 +12,6 @@
 namespace kolo {
 namespace {
 
-std::vector<core::PlannedTensor> describe(const std::vector<torch::Tensor>& parameters) {
-  std::vector<core::PlannedTensor> tensors;
-  for (const torch::Tensor& parameter : parameters) {
-    tensors.push_back({detail::to_core(parameter.scalar_type()), parameter.numel()});
-  }
-  return tensors;
-}
-
-core::GroupLimits limits_of(const core::Context& context) {
-  const auto threshold = static_cast<std::size_t>(context.config().fusion_threshold);
-  core::GroupLimits limits;
-  limits.first = std::min(limits.first, threshold);
-  limits.each = std::min(limits.each, threshold);
-  return limits;
-}
-
 /// A tensor of its own in memory that it keeps alive.
 torch::Tensor tensor_in(const std::shared_ptr<std::byte>& memory, std::int64_t bytes_before,
                         torch::IntArrayRef sizes, torch::IntArrayRef strides,
@@ -44,11 +28,20 @@ std::vector<std::int64_t> strides_of_gradient(const torch::Tensor& parameter) {
 
 }  // namespace
 
+std::vector<core::PlannedTensor> planned_tensors(const std::vector<torch::Tensor>& parameters) {
+  std::vector<core::PlannedTensor> tensors;
+  for (const torch::Tensor& parameter : parameters) {
+    tensors.push_back({detail::to_core(parameter.scalar_type()), parameter.numel()});
+  }
+  return tensors;
+}
+
 GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
-                           const std::vector<std::size_t>& order, const OnPlace& on_place)
+                           const core::Grouping& groups, const OnPlace& on_place)
     : places_(parameters.size()) {
-  for (const core::PlanGroup& planned :
-       core::plan_groups(describe(parameters), order, limits_of(context))) {
+  const std::vector<core::PlannedTensor> tensors = planned_tensors(parameters);
+  for (const std::vector<std::size_t>& members : groups) {
+    const core::PlanGroup planned = core::lay_out(tensors, members);
     const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
     const auto bytes = static_cast<std::size_t>(planned.elements * element);
     const std::shared_ptr<std::byte> memory = context.allocate(bytes);

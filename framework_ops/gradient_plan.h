@@ -15,6 +15,9 @@
 
 namespace kolo {
 
+/// The parameters' gradients.
+std::vector<core::PlannedTensor> planned_tensors(const std::vector<torch::Tensor>& parameters);
+
 class GradientPlan {
  public:
   struct Group {
@@ -25,10 +28,10 @@ class GradientPlan {
 
   using OnPlace = std::function<void(std::size_t parameter, const torch::Tensor& view)>;
 
-  /// Of `parameters`, in `order`. Views are zero, and reported one after the other while memory is
+  /// Of `parameters`, in these groups. Views are zero, and reported one after the other while memory is
   /// allocated, so that another plan's can be released meanwhile.
   GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
-               const std::vector<std::size_t>& order, const OnPlace& on_place);
+               const core::Grouping& groups, const OnPlace& on_place);
 
   /// Lets go of a parameter's place; a group's memory goes with its last one.
   void release(std::size_t parameter);

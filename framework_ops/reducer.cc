@@ -6,8 +6,6 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <iterator>
-#include <numeric>
 #include <ranges>
 #include <tuple>
 #include <utility>
@@ -45,13 +43,6 @@ core::PlanId agree_on_plan(core::Context& context, const ProcessSet& process_set
                        " of them in the life of a program. Make it once, not in every epoch."));
 }
 
-/// The order in which gradients most likely appear.
-std::vector<std::size_t> last_to_first(std::size_t count) {
-  std::vector<std::size_t> order(count);
-  std::iota(order.rbegin(), order.rend(), std::size_t{0});
-  return order;
-}
-
 }  // namespace
 
 DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
@@ -68,7 +59,10 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
   if (refusal.empty()) refusal = find_refusal();
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
                                     describe(parameters, options), refusal, options.process_set);
-  if (!alone_) adopt(last_to_first(gradients_.size()));
+  if (!alone_) {
+    tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
+    adopt(tuning_->first_groups());
+  }
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -92,14 +86,18 @@ std::string DistributedOptimizer::Reducer::find_refusal() const {
   return {};
 }
 
-/// Gradients move to the memory of a plan in this order.
-void DistributedOptimizer::Reducer::adopt(const std::vector<std::size_t>& order) {
-  const torch::NoGradGuard no_grad;
+std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
   std::vector<torch::Tensor> parameters;
   for (const RoundGradient& gradient : gradients_) parameters.push_back(gradient.parameter());
+  return parameters;
+}
+
+/// Gradients move to the memory of a plan of these groups.
+void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
+  const torch::NoGradGuard no_grad;
   const std::unique_ptr<GradientPlan> old = std::move(plan_);
   plan_ = std::make_unique<GradientPlan>(
-      *context_, parameters, order, [this, &old](std::size_t index, const torch::Tensor& place) {
+      *context_, tensors(), groups, [this, &old](std::size_t index, const torch::Tensor& place) {
         if (old == nullptr) return;
         gradients_[index].move_to(place, *old);
         old->release(index);
@@ -146,7 +144,6 @@ void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   if (!gradient.after(*plan_, on_the_wire(index))) return;
   const std::shared_ptr<BackwardRun> backward = current_backward();
   if (!backward->synchronises() || on_the_wire(index)) return;
-  if (rounds_ == 0) appeared_.push_back(index);
   if (std::exchange(gradient.expected, false)) --groups_[plan_->group_of(index)].expected;
   start_groups();
 }
@@ -169,6 +166,7 @@ void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bo
     local_ = true;
     return;
   }
+  began_ = backward.began();
   close_round(failed, /*in_step=*/false);
 }
 
@@ -259,8 +257,10 @@ void DistributedOptimizer::Reducer::start(std::size_t group) {
     if (track_) parts.push_back({names_[index], gradient.taken() ? gradient.ready() : Clock::now()});
   }
   groups_[group].expected = 0;
-  groups_[group].work = submit(core::CollectiveKind::Allreduce, c10::str("group ", group),
-                               plan_->groups()[group].buffer, std::move(parts));
+  if (tuning_ != nullptr) groups_[group].times = std::make_shared<core::OperationTimes>();
+  groups_[group].work =
+      submit(core::CollectiveKind::Allreduce, c10::str("group ", group),
+             plan_->groups()[group].buffer, std::move(parts), groups_[group].times);
 }
 
 /// Starts what is left, and says this rank's word, without waiting for anything.
@@ -270,6 +270,7 @@ void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
   word_.head.repeats = in_step && round_ == 0 && passes_ == 0 &&
                        std::ranges::any_of(gradients_, &RoundGradient::holds_result);
   while (next_group_ < groups_.size()) start(next_group_++);
+  if (in_step) began_.reset();
   if (failed) word_.head.trouble = ClosingWord::Trouble::Exception;
   word_.head.step = step_;
   word_.head.round = round_++;
@@ -338,27 +339,24 @@ void DistributedOptimizer::Reducer::follow(const std::vector<ClosingWord>& words
       "was not done to the average on this rank, and the ranks' parameters may differ from now on."));
 }
 
-/// After the first round rank 0's order is sent; after the second it is the plan's.
+/// Until groups are adopted that follow from what rounds have shown.
 void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
-  ++rounds_;
-  if (rounds_ > 2) return;
-  if (rounds_ == 1) {
-    // Those that have not appeared come last.
-    std::ranges::copy(last_to_first(gradients_.size()), std::back_inserter(appeared_));
-    std::vector<std::int64_t> once;
-    for (const std::size_t index : appeared_) {
-      const auto number = static_cast<std::int64_t>(index);
-      if (std::ranges::find(once, number) == once.end()) once.push_back(number);
-    }
-    const torch::Tensor order = torch::tensor(once);
-    order_ = broadcast_async(order, first_rank, {.name = prefix_ + "order",
-                                                  .process_set = options_.process_set});
-    return;
+  if (tuning_ == nullptr) return;
+  RoundTimes times;
+  for (const RoundGradient& gradient : gradients_) {
+    auto& ready = times.ready.emplace_back();
+    if (began_ && gradient.taken()) ready = gradient.ready() - *began_;
   }
-  const torch::Tensor order = order_->result();
-  const auto* const data = order.data_ptr<std::int64_t>();
-  adopt({data, data + order.numel()});
-  order_.reset();
+  for (const Group& group : groups_) times.groups.push_back(*group.times);
+  const std::optional<core::Grouping> groups = tuning_->accept(
+      times, first_rank == context_->topology().rank, [&](const torch::Tensor& tensor) {
+        return broadcast_async(tensor, first_rank,
+                               {.name = prefix_ + "groups", .process_set = options_.process_set});
+      });
+  if (!groups) return;
+  adopt(*groups);
+  tuning_->tell(*context_, prefix_.substr(0, prefix_.size() - 1), track_);
+  tuning_.reset();
 }
 
 Work DistributedOptimizer::Reducer::say(const ClosingWord& word) const {
@@ -381,7 +379,8 @@ std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
 /// An operation of the plan, in place where it reduces.
 Work DistributedOptimizer::Reducer::submit(core::CollectiveKind kind, const std::string& name,
                                            const torch::Tensor& input,
-                                           std::vector<core::Part> parts) const {
+                                           std::vector<core::Part> parts,
+                                           std::shared_ptr<core::OperationTimes> times) const {
   const bool reduces = kind == core::CollectiveKind::Allreduce;
   return detail::submit(context_,
                         {.kind = kind,
@@ -389,6 +388,7 @@ Work DistributedOptimizer::Reducer::submit(core::CollectiveKind kind, const std:
                          .process_set = options_.process_set,
                          .plan = id_.second,
                          .parts = std::move(parts),
+                         .times = std::move(times),
                          .op = detail::to_core(options_.op)},
                         input, reduces ? input : torch::Tensor());
 }

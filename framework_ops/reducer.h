@@ -16,6 +16,7 @@
 #include "context/context.h"
 #include "gradient_hooks.h"
 #include "gradient_plan.h"
+#include "group_tuning.h"
 #include "round_gradient.h"
 
 namespace kolo {
@@ -46,9 +47,16 @@ namespace kolo {
 ///                                       was accepted
 ///   a rank leaves                       operations that it has not submitted fail on the others
 ///
+/// Counting the rounds that are accepted:
+///
+///   the 1st                             nothing: what happens for the first time takes longer
+///   the 2nd and the 3rd                 the first rank notes what they took. After the 3rd it finds the
+///                                       groups that end earliest, and sends them (group_tuning.h)
+///   the 4th                             all adopt these groups
+///
 /// The closing word of one round is what allows the next one to start without asking: who has said it
-/// will run the same plan again. After the first round rank 0 tells the order in which its gradients
-/// appeared; all adopt it after the second, by whose words everybody has asked for that broadcast.
+/// will run the same plan again. So by the words of the fourth round everybody has asked for the broadcast of
+/// the groups.
 class DistributedOptimizer::Reducer final : public GradientListener,
                                             public BackwardRun::Owner,
                                             public std::enable_shared_from_this<Reducer> {
@@ -84,10 +92,13 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   struct Group {
     std::size_t expected = 0;
     std::optional<Work> work;
+    /// Null when nobody wants to know.
+    std::shared_ptr<core::OperationTimes> times;
   };
 
   std::string find_refusal() const;
-  void adopt(const std::vector<std::size_t>& order);
+  std::vector<torch::Tensor> tensors() const;
+  void adopt(const core::Grouping& groups);
   void require_plan() const;
 
   bool on_the_wire(std::size_t index) const;
@@ -110,7 +121,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
   Work submit(core::CollectiveKind kind, const std::string& name, const torch::Tensor& input,
-              std::vector<core::Part> parts = {}) const;
+              std::vector<core::Part> parts = {},
+              std::shared_ptr<core::OperationTimes> times = nullptr) const;
   void record(std::string_view what, core::Clock::time_point begin);
 
   const std::shared_ptr<core::Context> context_;
@@ -133,10 +145,10 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::optional<Work> words_;
   std::optional<core::Timeline::Track> track_;
 
-  /// The order in which gradients appeared in the first round; then rank 0's, on its way.
-  std::vector<std::size_t> appeared_;
-  std::optional<Work> order_;
-  int rounds_ = 0;
+  /// Until the plan has the groups that it will keep.
+  std::unique_ptr<GroupTuning> tuning_;
+  /// When the backward began that has closed the last round, unless step() has.
+  std::optional<core::Clock::time_point> began_;
   /// Why the last round was not to be used; empty when it was.
   std::string refused_;
   bool warned_ = false;

@@ -4,16 +4,20 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/status.h"
 
 namespace kolo::core {
 
+constexpr std::int64_t kDefaultFusionThreshold = std::int64_t{64} << 20;
+
 struct Config {
   /// KOLO_FUSION_THRESHOLD, bytes (suffixes KiB, MiB, GiB): tensors are fused into buffers of at
-  /// most this size. 0 turns fusion off.
-  std::int64_t fusion_threshold = std::int64_t{64} << 20;
+  /// most this size. 0 turns fusion off. Without it, into such of kDefaultFusionThreshold bytes;
+  /// and groups of gradients follow from measurement.
+  std::optional<std::int64_t> fusion_threshold;
 
   /// KOLO_TIMELINE, a file: write a Chrome trace of every rank there. Empty: none.
   std::string timeline;

@@ -88,6 +88,8 @@ void Context::leave() {
   coordinator_->leave();
 }
 
+void Context::inform(const std::string& message) { logger_->info("{}", message); }
+
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
 std::shared_ptr<std::byte> Context::allocate(std::size_t bytes) {

@@ -60,6 +60,7 @@ class Context {
   int take_number() { return next_number_++; }
 
   /// Into the log. Thread-safe.
+  void inform(const std::string& message);
   void warn(const std::string& message);
 
   /// Memory that is aligned for all planes. It may outlive the Context. Null when there is not enough of

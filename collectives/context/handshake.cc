@@ -88,7 +88,7 @@ Result<Agreement> shake_hands(const Config& config, const Status& ready, Control
                               Doorbell& doorbell) {
   const Topology& topology = control.topology();
   const Hello own{.refusal = ready.ok() ? "" : ready.message(),
-                  .fusion_threshold = config.fusion_threshold,
+                  .fusion_threshold = config.fusion_threshold.value_or(kDefaultFusionThreshold),
                   .timeline = !config.timeline.empty()};
   if (topology.rank == 0) return gather_hellos(own, control, doorbell);
   if (Status status = control.send(0, encode(own)); !status.ok()) return status;

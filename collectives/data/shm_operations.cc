@@ -34,6 +34,7 @@ ShmOperation::~ShmOperation() {
 
 std::vector<int> ShmOperation::missing() const {
   std::vector<int> missing;
+  if (done_) return missing;
   for (const int member : peers_) {
     if (!told_by(member).arrived) missing.push_back(member);
   }

@@ -46,7 +46,9 @@ Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
       rank_(planes.control.topology().rank),
       relay_(trace.relay),
       trace_(trace.timeline == nullptr ? nullptr : std::make_unique<EngineTrace>(*trace.timeline)),
-      executor_(planes.data, static_cast<std::size_t>(config.fusion_threshold), trace_.get()),
+      executor_(planes.data,
+                static_cast<std::size_t>(config.fusion_threshold.value_or(kDefaultFusionThreshold)),
+                trace_.get()),
       plans_(executor_),
       stalls_(config, rank_, logger) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));

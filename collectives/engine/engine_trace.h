@@ -13,6 +13,8 @@ namespace kolo::core {
 /// The stations of a group of operations that ran as one.
 struct GroupTimes {
   Clock::time_point agreed, started, packed, reduced, unpacked;
+  /// All members had come; only known where it is asked for.
+  Clock::time_point met;
 };
 
 /// Used by one thread, the coordinator's.

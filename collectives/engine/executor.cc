@@ -33,6 +33,17 @@ struct Executor::Group {
   GroupTimes times;
 
   const Request& request() const { return tensors.front().submission.request; }
+  /// Whether somebody wants to know when all members have come, and it is not known yet.
+  bool awaits_meeting() const {
+    return times.met == Clock::time_point() &&
+           std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
+             return tensor.submission.times != nullptr;
+           });
+  }
+  /// `looked`: when the operation last looked who has come.
+  void note_meeting(Clock::time_point looked) {
+    if (operation->missing().empty()) times.met = looked;
+  }
   std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
 
   void fail(const std::string& error) const {
@@ -101,12 +112,15 @@ Result<bool> Executor::progress() {
     }
     for (std::size_t i = 0; i < channel.in_flight.size();) {
       Group& group = channel.in_flight[i];
+      const bool awaits_meeting = group.awaits_meeting();
+      const Clock::time_point looked = awaits_meeting ? Clock::now() : Clock::time_point();
       const Result<Operation::Progress> progress = group.operation->progress();
       if (!progress.ok()) {
         failed_ = {id, group.sequence};
         return progress.status();
       }
       moved |= progress.value() != Operation::Progress::Waiting;
+      if (awaits_meeting) group.note_meeting(looked);
       if (progress.value() != Operation::Progress::Done) {
         ++i;
         continue;
@@ -134,6 +148,7 @@ Status Executor::start(Channel& channel, Group waiting) {
     return operation.status();
   }
   group.operation = std::move(operation).value();
+  if (group.awaits_meeting()) group.note_meeting(group.times.packed);
   return {};
 }
 
@@ -212,6 +227,9 @@ void Executor::finish(Group& group) {
   group.times.unpacked = Clock::now();
   if (trace_ != nullptr) record(group);
   for (AgreedSubmission& tensor : group.tensors) {
+    if (tensor.submission.times != nullptr) {
+      *tensor.submission.times = {.met = group.times.met, .done = group.times.unpacked};
+    }
     tensor.submission.work->complete(
         {}, {.gathered = group.gathered,
              .first_dimensions = std::move(tensor.response.first_dimensions)});

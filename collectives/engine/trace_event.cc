@@ -116,9 +116,9 @@ void TraceEvent::put_value(const TraceValue& value) {
           put(held);
         } else {
           buffer_.push_back('[');
-          for (const std::string_view& string : held) {
-            if (&string != held.data()) buffer_.push_back(',');
-            put_string(string);
+          for (const auto& element : held) {
+            if (&element != held.data()) buffer_.push_back(',');
+            put_value(element);
           }
           buffer_.push_back(']');
         }

@@ -20,7 +20,8 @@ namespace kolo::core {
 class TraceValue {
  public:
   using Strings = std::span<const std::string_view>;
-  using Variant = std::variant<bool, std::int64_t, double, std::string_view, Strings>;
+  using Numbers = std::span<const std::int64_t>;
+  using Variant = std::variant<bool, std::int64_t, double, std::string_view, Strings, Numbers>;
 
   // NOLINTBEGIN(google-explicit-constructor)
   TraceValue(bool value) : held_(value) {}
@@ -31,6 +32,7 @@ class TraceValue {
   TraceValue(std::string_view value) : held_(value) {}
   TraceValue(const std::string& value) : held_(std::string_view(value)) {}
   TraceValue(const std::vector<std::string_view>& value) : held_(Strings(value)) {}
+  TraceValue(const std::vector<std::int64_t>& value) : held_(Numbers(value)) {}
   // NOLINTEND(google-explicit-constructor)
 
   const Variant& held() const { return held_; }

@@ -24,6 +24,14 @@ struct Part {
   Clock::time_point ready;
 };
 
+/// When an operation ran, on this rank's clock.
+struct OperationTimes {
+  /// Something had come from all members: what follows is no waiting for one that is late. Over MPI
+  /// a member's first bytes may be a part of the transfer.
+  Clock::time_point met;
+  Clock::time_point done;
+};
+
 /// What an operation leaves besides the bytes in its output.
 struct Outcome {
   /// Allgather: the concatenated bytes, and each member's first dimension.
@@ -86,6 +94,8 @@ struct Submission {
   Clock::time_point submitted = Clock::now();
   /// What it is made of; empty when it is one tensor, the request's.
   std::vector<Part> parts;
+  /// Filled in before `work` completes with success, if not null.
+  std::shared_ptr<OperationTimes> times;
 };
 
 }  // namespace kolo::core

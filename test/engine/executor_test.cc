@@ -321,5 +321,39 @@ TEST_P(ExecutorTest, SumsOfThreeRanks) {
   }
 }
 
+TEST(Executor, TellsWhenAllHadCome) {
+  const auto hub = InprocDataHub::create(2);
+  Doorbell doorbell;
+  std::vector<std::unique_ptr<DataPlane>> planes;
+  std::vector<std::unique_ptr<Executor>> executors;
+  for (int rank = 0; rank < 2; ++rank) {
+    planes.push_back(hub->connect(rank, doorbell));
+    executors.push_back(std::make_unique<Executor>(*planes.back(), 0, nullptr));
+    executors.back()->add_channel(kWorldChannel, {0, 1}, rank);
+  }
+  const auto progress = [&](std::size_t rank) { ASSERT_TRUE(executors[rank]->progress().ok()); };
+  for (const std::size_t late : {0U, 1U}) {
+    std::vector<Tensor> own(2, {.input = {1, 2}, .output = {1, 2}});
+    const auto start = [&](std::size_t rank) {
+      AgreedSubmission agreed = own[rank].agreed("t");
+      if (rank == 0) agreed.submission.times = std::make_shared<OperationTimes>();
+      const auto times = agreed.submission.times;
+      executors[rank]->enqueue(kWorldChannel, {std::move(agreed)});
+      progress(rank);
+      return times;
+    };
+    const auto early_times = start(1 - late);
+    progress(1 - late);
+    const Clock::time_point before = Clock::now();
+    const auto late_times = start(late);
+    for (std::size_t rank = 0; rank < 2; ++rank) finish(*executors[rank]);
+    const auto& times = late == 0 ? late_times : early_times;
+    ASSERT_TRUE(own[0].work->done());
+    EXPECT_LE(before, times->met);
+    EXPECT_LE(times->met, times->done);
+    EXPECT_LE(times->done, Clock::now());
+  }
+}
+
 }  // namespace
 }  // namespace kolo::core

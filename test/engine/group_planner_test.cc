@@ -1,68 +1,249 @@
 // Any list of tensors, in any order.
 
+#include "engine/group_planner.h"
+
 #include <gtest/gtest.h>
 #include <rapidcheck.h>
 
 #include <algorithm>
 #include <numeric>
-
-#include "engine/group_planner.h"
+#include <tuple>
+#include <utility>
 
 namespace kolo::core {
 namespace {
 
-std::int64_t bytes_of(const PlanGroup& group) {
-  return group.elements * static_cast<std::int64_t>(size_of(group.dtype));
+/// A group's bytes, by the definition.
+std::size_t padded_bytes(const std::vector<PlannedTensor>& tensors,
+                         std::span<const std::size_t> group) {
+  std::size_t sum = 0;
+  for (const std::size_t index : group) {
+    const auto elements = static_cast<std::size_t>(tensors[index].elements);
+    sum += (elements * size_of(tensors[index].dtype) + 63) / 64 * 64;
+  }
+  return sum;
 }
 
-TEST(GroupPlanner, KeepsItsPromisesForAnyTensors) {
-  const bool held = rc::check([] {
+std::vector<PlannedTensor> any_tensors(std::size_t count, std::vector<DataType> dtypes) {
+  std::vector<PlannedTensor> tensors(count);
+  for (PlannedTensor& tensor : tensors) {
+    tensor.dtype = *rc::gen::elementOf(dtypes);
+    tensor.elements = *rc::gen::inRange<std::int64_t>(0, 3000);
+  }
+  return tensors;
+}
+
+std::vector<std::size_t> any_order(std::size_t count) {
+  std::vector<std::size_t> order(count);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  for (std::size_t i = count; i > 1; --i) {
+    std::swap(order[i - 1], order[*rc::gen::inRange<std::size_t>(0, i)]);
+  }
+  return order;
+}
+
+std::vector<std::size_t> flat(const Grouping& groups) {
+  std::vector<std::size_t> order;
+  for (const auto& group : groups) order.insert(order.end(), group.begin(), group.end());
+  return order;
+}
+
+bool is_allowed(const std::vector<PlannedTensor>& tensors, std::span<const std::size_t> group,
+                std::size_t limit) {
+  return !group.empty() && std::ranges::all_of(group, [&](std::size_t index) {
+    return tensors[index].dtype == tensors[group.front()].dtype;
+  }) && (group.size() == 1 || padded_bytes(tensors, group) <= limit);
+}
+
+TEST(GroupPlanner, BySizeKeepsItsPromisesForAnyTensors) {
+  EXPECT_TRUE(rc::check([] {
     const auto count = *rc::gen::inRange<std::size_t>(0, 40);
-    std::vector<PlannedTensor> tensors(count);
-    for (PlannedTensor& tensor : tensors) {
-      tensor.dtype = *rc::gen::element(DataType::Float32, DataType::BFloat16, DataType::Float64);
-      tensor.elements = *rc::gen::inRange<std::int64_t>(0, 3000);
-    }
-    std::vector<std::size_t> order(count);
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    for (std::size_t i = count; i > 1; --i) {
-      std::swap(order[i - 1], order[*rc::gen::inRange<std::size_t>(0, i)]);
-    }
+    const auto tensors =
+        any_tensors(count, {DataType::Float32, DataType::BFloat16, DataType::Float64});
+    const std::vector<std::size_t> order = any_order(count);
     const GroupLimits limits{.first = *rc::gen::inRange<std::size_t>(0, 9000),
                              .each = *rc::gen::inRange<std::size_t>(0, 30000)};
 
-    const std::vector<PlanGroup> groups = plan_groups(tensors, order, limits);
-    std::vector<std::size_t> seen;
+    const Grouping groups = group_by_size(tensors, order, limits);
     for (std::size_t g = 0; g < groups.size(); ++g) {
-      const PlanGroup& group = groups[g];
-      RC_ASSERT(!group.slots.empty());
-      const std::size_t limit = g == 0 ? limits.first : limits.each;
-      if (group.slots.size() > 1) RC_ASSERT(bytes_of(group) <= static_cast<std::int64_t>(limit));
-      std::int64_t end = 0;
-      for (const PlanGroup::Slot& slot : group.slots) {
-        seen.push_back(slot.tensor);
-        RC_ASSERT(tensors[slot.tensor].dtype == group.dtype);
-        RC_ASSERT(slot.offset >= end);
-        const auto element = static_cast<std::int64_t>(size_of(group.dtype));
-        RC_ASSERT(slot.offset * element % static_cast<std::int64_t>(kSlotAlignment) == 0);
-        end = slot.offset + tensors[slot.tensor].elements;
-      }
-      RC_ASSERT(end <= group.elements);
+      RC_ASSERT(is_allowed(tensors, groups[g], g == 0 ? limits.first : limits.each));
     }
-    RC_ASSERT(seen == order);
-  });
-  EXPECT_TRUE(held);
+    RC_ASSERT(flat(groups) == order);
+  }));
 }
 
-TEST(GroupPlanner, FillsGroupsUpToTheLimit) {
+TEST(GroupPlanner, BySizeFillsGroupsUpToTheLimit) {
   const std::vector<PlannedTensor> tensors(6, {DataType::Float32, 16});
   const std::vector<std::size_t> order = {5, 4, 3, 2, 1, 0};
-  const auto groups = plan_groups(tensors, order, {.first = 64, .each = 192});
-  ASSERT_EQ(groups.size(), 3U);
-  EXPECT_EQ(groups[0].slots.size(), 1U);
-  EXPECT_EQ(groups[1].slots.size(), 3U);
-  EXPECT_EQ(groups[1].slots[0].tensor, 4U);
-  EXPECT_EQ(groups[2].elements, 32);
+  const Grouping expected = {{5}, {4, 3, 2}, {1, 0}};
+  EXPECT_EQ(group_by_size(tensors, order, {.first = 64, .each = 192}), expected);
+}
+
+TEST(GroupPlanner, LaysTensorsOutOneBehindTheOther) {
+  EXPECT_TRUE(rc::check([] {
+    const auto count = *rc::gen::inRange<std::size_t>(1, 20);
+    const auto dtype = *rc::gen::element(DataType::Float32, DataType::BFloat16, DataType::Bool);
+    const auto tensors = any_tensors(count, {dtype});
+    const std::vector<std::size_t> order = any_order(count);
+
+    const PlanGroup group = lay_out(tensors, order);
+    RC_ASSERT(group.dtype == dtype);
+    RC_ASSERT(group.slots.size() == count);
+    const auto element = static_cast<std::int64_t>(size_of(dtype));
+    std::int64_t end = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      RC_ASSERT(group.slots[i].tensor == order[i]);
+      RC_ASSERT(group.slots[i].offset >= end);
+      RC_ASSERT(group.slots[i].offset * element % static_cast<std::int64_t>(kSlotAlignment) == 0);
+      end = group.slots[i].offset + tensors[order[i]].elements;
+    }
+    RC_ASSERT(end <= group.elements);
+    RC_ASSERT(static_cast<std::size_t>(group.elements * element) == padded_bytes(tensors, order));
+    RC_ASSERT(bytes_of(tensors, order) == padded_bytes(tensors, order));
+  }));
+}
+
+// ---- by time ----
+
+struct Problem {
+  std::vector<PlannedTensor> tensors;
+  std::vector<std::size_t> order;
+  std::vector<double> ready;
+  TransferCost cost;
+  std::size_t limit = 0;
+
+  Grouping solve() const { return group_by_time(tensors, order, ready, cost, limit); }
+};
+
+/// Times are multiples of a microsecond, so that ties are frequent.
+Problem any_problem(std::size_t count) {
+  Problem problem{.tensors = any_tensors(count, {DataType::Float32, DataType::BFloat16}),
+                  .order = any_order(count),
+                  .ready = std::vector<double>(count)};
+  double now = 0;
+  for (const std::size_t index : problem.order) {
+    problem.ready[index] = now;
+    now += 1e-6 * *rc::gen::inRange(0, 20);
+  }
+  problem.cost.latency = 1e-6 * *rc::gen::inRange(0, 20);
+  problem.cost.per_byte = 1e-6 / 1024 * *rc::gen::inRange(0, 8);
+  problem.limit = *rc::gen::element<std::size_t>(0, 9000, 30000, 1 << 20);
+  return problem;
+}
+
+/// When the last group ends, by the definition.
+double end_of(const Problem& problem, const Grouping& groups) {
+  double end = 0;
+  for (const auto& group : groups) {
+    double ready = 0;
+    for (const std::size_t index : group) ready = std::max(ready, problem.ready[index]);
+    end = std::max(end, ready) + problem.cost.latency +
+          problem.cost.per_byte * static_cast<double>(padded_bytes(problem.tensors, group));
+  }
+  return end;
+}
+
+bool is_allowed(const Problem& problem, const Grouping& groups) {
+  return flat(groups) == problem.order && std::ranges::all_of(groups, [&](const auto& group) {
+           return is_allowed(problem.tensors, group, problem.limit);
+         });
+}
+
+/// The earliest end of all ways to cut the sequence, and the fewest groups that reach it.
+std::pair<double, std::size_t> search_all(const Problem& problem) {
+  std::vector<std::pair<double, std::size_t>> found;
+  const std::size_t count = problem.order.size();
+  for (std::size_t cuts = 0; cuts < std::size_t{1} << (count - 1); ++cuts) {
+    Grouping groups;
+    for (std::size_t i = 0; i < count; ++i) {
+      if (i == 0 || (cuts >> (i - 1) & 1) != 0) groups.emplace_back();
+      groups.back().push_back(problem.order[i]);
+    }
+    if (is_allowed(problem, groups)) found.emplace_back(end_of(problem, groups), groups.size());
+  }
+  const double earliest = std::ranges::min(found).first;
+  std::size_t fewest = count;
+  for (const auto& [end, groups] : found) {
+    if (end <= earliest + 1e-9) fewest = std::min(fewest, groups);
+  }
+  return {earliest, fewest};
+}
+
+TEST(GroupPlanner, ByTimeIsTheBestOfAllCuts) {
+  EXPECT_TRUE(rc::check([] {
+    const auto counts = rc::gen::inRange<std::size_t>(1, 11);
+    const Problem problem = any_problem(*rc::gen::resize(rc::kNominalSize, counts));
+    const Grouping groups = problem.solve();
+    RC_ASSERT(is_allowed(problem, groups));
+    const auto [end, count] = search_all(problem);
+    RC_ASSERT(end_of(problem, groups) <= end + 1e-9);
+    RC_ASSERT(groups.size() == count);
+    RC_ASSERT(std::abs(predict_end(groups, problem.tensors, problem.ready, problem.cost) -
+                       end_of(problem, groups)) < 1e-12);
+  }));
+}
+
+TEST(GroupPlanner, ByTimeIsNeverLaterWhenSomethingIsFaster) {
+  EXPECT_TRUE(rc::check([] {
+    const Problem problem = any_problem(*rc::gen::inRange<std::size_t>(1, 40));
+    const double end = end_of(problem, problem.solve());
+    RC_ASSERT(end <= end_of(problem, group_by_size(problem.tensors, problem.order,
+                                                   {problem.limit, problem.limit})) +
+                         1e-9);
+    Problem faster = problem;
+    faster.cost.latency /= 2;
+    RC_ASSERT(end_of(faster, faster.solve()) <= end + 1e-9);
+    faster = problem;
+    faster.cost.per_byte /= 2;
+    RC_ASSERT(end_of(faster, faster.solve()) <= end + 1e-9);
+    faster = problem;
+    for (double& ready : faster.ready) ready /= 2;
+    RC_ASSERT(end_of(faster, faster.solve()) <= end + 1e-9);
+    faster = problem;
+    faster.limit *= 2;
+    RC_ASSERT(end_of(faster, faster.solve()) <= end + 1e-9);
+  }));
+}
+
+/// Four tensors of 64 KiB.
+Problem four_tensors(std::vector<double> ready, TransferCost cost) {
+  return {.tensors = std::vector<PlannedTensor>(4, {DataType::Float32, 1 << 14}),
+          .order = {3, 2, 1, 0},
+          .ready = std::move(ready),
+          .cost = cost,
+          .limit = 1 << 20};
+}
+
+TEST(GroupPlanner, ByTimeMakesOneGroupOfWhatIsReadyAtOnce) {
+  const Grouping expected = {{3, 2, 1, 0}};
+  EXPECT_EQ(four_tensors({0, 0, 0, 0}, {20e-6, 1e-10}).solve(), expected);
+  EXPECT_EQ(four_tensors({0, 0, 0, 0}, {0, 1e-10}).solve(), expected) << "fewest of equals";
+}
+
+TEST(GroupPlanner, ByTimeKeepsTheLastGroupSmall) {
+  // The first three are through before the last one is ready, together as well as each by itself.
+  const Grouping expected = {{3, 2, 1}, {0}};
+  EXPECT_EQ(four_tensors({9e-3, 2e-3, 1e-3, 0}, {20e-6, 1e-10}).solve(), expected);
+}
+
+TEST(GroupPlanner, ByTimeStartsEarlyWhereTransfersAreSlow) {
+  const Grouping expected = {{3}, {2}, {1}, {0}};
+  EXPECT_EQ(four_tensors({3e-3, 2e-3, 1e-3, 0}, {20e-6, 1e-8}).solve(), expected);
+}
+
+TEST(GroupPlanner, ByTimeOfNothingIsNothing) { EXPECT_EQ(Problem{}.solve(), Grouping{}); }
+
+TEST(GroupPlanner, ByTimeCopesWithAThousandTensors) {
+  Problem problem;
+  for (std::size_t i = 0; i < 1000; ++i) {
+    problem.tensors.push_back({DataType::Float32, 256});
+    problem.order.push_back(i);
+    problem.ready.push_back(1e-5 * static_cast<double>(i));
+  }
+  problem.cost = {.latency = 5e-6, .per_byte = 1e-8};
+  problem.limit = std::size_t{8} << 20;
+  const Grouping groups = problem.solve();
+  EXPECT_TRUE(is_allowed(problem, groups));
 }
 
 }  // namespace

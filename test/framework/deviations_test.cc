@@ -13,7 +13,8 @@
 namespace kolo::testing {
 namespace {
 
-constexpr int kSteps = 5;
+/// New groups are adopted after the fourth.
+constexpr int kSteps = 6;
 
 enum class Deviation {
   Late,

@@ -4,6 +4,8 @@
 #include <mpi.h>
 #include <torch/torch.h>
 
+#include <bit>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -118,6 +120,31 @@ int set_on_one_rank() {
   return 0;
 }
 
+/// Six steps of a small model; says what comes of it.
+int train() {
+  kolo::init();
+  torch::manual_seed(kolo::rank());
+  torch::nn::Sequential model(torch::nn::Linear(50, 300), torch::nn::Linear(300, 300),
+                              torch::nn::Linear(300, 5));
+  torch::optim::SGD sgd(model->parameters(), 0.01);
+  kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
+  kolo::broadcast_parameters(*model, 0);
+  for (int step = 0; step < 6; ++step) {
+    optimizer.zero_grad();
+    model->forward(torch::rand({4, 50})).square().sum().backward();
+    optimizer.step();
+  }
+  std::size_t bits = 0;
+  for (const torch::Tensor& parameter : model->parameters()) {
+    const auto* const values = parameter.data_ptr<float>();
+    for (std::int64_t i = 0; i < parameter.numel(); ++i) {
+      bits = 31 * bits + std::bit_cast<std::uint32_t>(values[i]);
+    }
+  }
+  print(c10::str("rank ", kolo::rank(), " has learned ", bits));
+  return 0;
+}
+
 int run(const std::string& life) {
   if (life == "plain") return plain();
   if (life == "shut-down") return shut_down();
@@ -129,6 +156,7 @@ int run(const std::string& life) {
     return others_wait([]() -> int { throw std::runtime_error("this rank has had enough"); });
   }
   if (life == "set-on-one-rank") return set_on_one_rank();
+  if (life == "train") return train();
   print("no such life: " + life);
   return 2;
 }

@@ -3,9 +3,11 @@
 Called with the paths of mpirun and of life_program, then unittest's own arguments.
 """
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 import unittest
 
 MPIRUN = sys.argv.pop(1)
@@ -125,6 +127,56 @@ class Ranks(LifeTest):
                     errors = [line for line in lines if "MPI was initialised before Kolo" in line]
                     self.assertEqual(len(errors), 2)
                     self.assertIn("MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE", errors[0])
+
+
+class Groups(LifeTest):
+    """Of gradients: which, and why."""
+
+    def train(self, **settings):
+        """The lines of the program, of the log, and what the timeline says of the groups."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "timeline.json")
+            done = ranks(2, "train", KOLO_TIMELINE=path, KOLO_LOG_LEVEL="info", **settings)
+            lines = self.lines(done)
+            with open(path) as file:
+                events = json.loads(file.read().rstrip().rstrip(",") + "]")
+        chosen = [event for event in events if event["ph"] == "i" and event["name"] == "groups"]
+        self.assertEqual(len(chosen), 1)
+        self.assertEqual(chosen[0]["pid"], 0)
+        log = [line for line in done.stderr.splitlines() if "chosen by" in line]
+        self.assertEqual(len(log), 1, done.stderr)
+        return lines, log[0], chosen[0]["args"]
+
+    def expect_groups(self, args):
+        self.assertEqual(args["groups"], len(args["bytes"]))
+        self.assertTrue(all(size > 0 for size in args["bytes"]))
+        # 50 * 300 + 300, 300 * 300 + 300 and 300 * 5 + 5 floats, each in multiples of 64 bytes.
+        self.assertEqual(sum(args["bytes"]), 60032 + 1216 + 360000 + 1216 + 6016 + 64)
+        self.assertGreater(args["latency_us"], 0)
+        self.assertGreater(args["exposed_us"], 0)
+
+    def test_by_time(self):
+        _, log, args = self.train()
+        self.expect_groups(args)
+        self.assertEqual(args["chosen_by"], "time")
+        self.assertLess(args["exposed_us"], args["exposed_before_us"] + 0.01)
+        self.assertIn(f"{args['groups']} groups", log)
+
+    def test_by_size(self):
+        for threshold, groups in (("0", 6), ("1MiB", 1)):
+            _, log, args = self.train(KOLO_FUSION_THRESHOLD=threshold)
+            self.expect_groups(args)
+            self.assertEqual(args["chosen_by"], "KOLO_FUSION_THRESHOLD")
+            self.assertEqual(args["groups"], groups)
+            self.assertIn("KOLO_FUSION_THRESHOLD", log)
+
+    def test_the_same_bits(self):
+        for count in (2, 3):
+            expected = self.lines(ranks(count, "train"))
+            for settings in ({}, {"KOLO_FUSION_THRESHOLD": "0"}, {"KOLO_FUSION_THRESHOLD": "300KiB"},
+                             {"KOLO_SHARED_MEMORY": "off"}):
+                with self.subTest(count=count, settings=settings):
+                    self.assertEqual(self.lines(ranks(count, "train", **settings)), expected)
 
 
 class Ends(LifeTest):

@@ -8,16 +8,16 @@ namespace {
 /// Of sums in another order, in float64.
 constexpr double kRounding = 1e-10;
 
-struct Trained {
+struct TrainedNet {
   torch::Tensor parameters;
   /// After each step, by parameter.
   std::vector<std::vector<bool>> has_gradient;
 };
 
-Trained train(const Loop& loop, bool with_kolo) {
+TrainedNet train(const Loop& loop, bool with_kolo) {
   torch::manual_seed(3);
   Training run(with_kolo, loop.optimizer, loop.options, loop.parts);
-  Trained trained;
+  TrainedNet trained;
   for (int step = 0; step < loop.steps; ++step) {
     loop.body(run, step);
     std::vector<bool>& has_gradient = trained.has_gradient.emplace_back();
@@ -117,10 +117,10 @@ torch::Tensor flat_parameters(const torch::nn::Module& module) {
 }
 
 void expect_as_in_one_process(const Loop& loop) {
-  const Trained first = train(loop, true);
-  const Trained second = train(loop, true);
+  const TrainedNet first = train(loop, true);
+  const TrainedNet second = train(loop, true);
   EXPECT_TRUE(identical(first.parameters, second.parameters)) << "two runs differ";
-  const Trained oracle = train(loop, false);
+  const TrainedNet oracle = train(loop, false);
   EXPECT_LT(relative_difference(first.parameters, oracle.parameters), kRounding);
   EXPECT_EQ(first.has_gradient, oracle.has_gradient);
 }

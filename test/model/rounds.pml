@@ -17,7 +17,7 @@
  *     backward does so;
  *   - submit() and the coordinator's taking of it are one step, which the scheduler may delay;
  *   - an operation of the data plane is done on a member when all members have started it;
- *   - one process set, led by rank 0. Of negotiation (negotiation.pml) there is the broadcast of the order;
+ *   - one process set, led by rank 0. Of negotiation (negotiation.pml) there is the broadcast of the groups;
  *     once agreed on, it is done;
  *   - holds_used_gradients() may be true or false;
  *   - a message to a rank that has ended is lost.
@@ -78,14 +78,14 @@ byte failures;
 
 /* At the leader. */
 byte left;
-byte order_submitted;
-bool order_failed;
-bool order_agreed;
+byte groups_submitted;
+bool groups_failed;
+bool groups_agreed;
 
-/* The broadcast of the order, as each rank sees it; and what has come of it. */
-mtype:work order[N] = Idle;
-bool order_concluded;
-bool order_done;
+/* The broadcast of the groups, as each rank sees it; and what has come of it. */
+mtype:work groups[N] = Idle;
+bool groups_concluded;
+bool groups_done;
 
 /* By operation, of which three rounds' are told apart: with which plan it was started. */
 byte plan_of[6];
@@ -98,7 +98,7 @@ byte k;
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n))
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)))
-#define ALL_ASKED (order[0] != Idle && order[1] != Idle)
+#define ALL_ASKED (groups[0] != Idle && groups[1] != Idle)
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
 #define ANY_CARRIES (rounds[w].words[0].carries || rounds[w].words[1].carries)
 #define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
@@ -107,7 +107,7 @@ byte k;
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)) || \
    (state[2] != Running && enqueued[2] <= (n)))
-#define ALL_ASKED (order[0] != Idle && order[1] != Idle && order[2] != Idle)
+#define ALL_ASKED (groups[0] != Idle && groups[1] != Idle && groups[2] != Idle)
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) + len(TO(2, me)) > 0)
 #define ANY_CARRIES \
   (rounds[w].words[0].carries || rounds[w].words[1].carries || rounds[w].words[2].carries)
@@ -125,34 +125,34 @@ inline send(sender, receiver, what, which, how_many) {
   fi
 }
 
-/* ---- the leader's part in the broadcast of the order: negotiator.h ---- */
+/* ---- the leader's part in the broadcast of the groups: negotiator.h ---- */
 
 inline reply(asker, refused) {
   if
-  :: asker == 0 -> order[0] = (refused -> Error : Done)
+  :: asker == 0 -> groups[0] = (refused -> Error : Done)
   :: else -> send(0, asker, Response, 0, refused)
   fi
 }
 
 inline add_request(member) {
-  order_submitted = order_submitted | (1 << member);
+  groups_submitted = groups_submitted | (1 << member);
   if
-  :: order_failed -> reply(member, 1)
-  :: !order_failed && order_submitted == ALL ->
-     order_agreed = true;
+  :: groups_failed -> reply(member, 1)
+  :: !groups_failed && groups_submitted == ALL ->
+     groups_agreed = true;
      for (k : 0 .. N - 1) { reply(k, 0) }
      k = 0
   :: else
   fi
 }
 
-inline withdraw_order() {
+inline withdraw_groups() {
   if
-  :: !order_failed && !order_agreed ->
-     order_failed = true;
+  :: !groups_failed && !groups_agreed ->
+     groups_failed = true;
      for (k : 0 .. N - 1) {
        if
-       :: order_submitted & (1 << k) -> reply(k, 1)
+       :: groups_submitted & (1 << k) -> reply(k, 1)
        :: else
        fi
      }
@@ -172,7 +172,7 @@ inline end_plans(whose, first_ended) {
 
 inline handle_leave(leaver, operations) {
   left = left | (1 << leaver);
-  withdraw_order();
+  withdraw_groups();
 #ifndef MUTATE_NO_MEMBER_LEFT
   for (k : 1 .. N - 1) {
     if
@@ -244,7 +244,7 @@ proctype Coordinator(byte me) {
        fi;
        if
        :: message == Request -> add_request(source)
-       :: message == Response -> order[me] = (number -> Error : Done)
+       :: message == Response -> groups[me] = (number -> Error : Done)
        :: message == Leave -> handle_leave(source, number)
        :: message == MemberLeft -> end_plans(me, number)
        :: message == AllLeft -> all_left[me] = true
@@ -359,25 +359,28 @@ inline follow() {
   round_++
 }
 
-/* The broadcast is asked for after the first round and adopted after the second. */
-inline ask_for_order() {
+/* The broadcast is asked for after the first round and its groups are adopted after the second. In the code it
+ * is the third and the fourth: before, ranks only count and note times (framework_ops/group_tuning.h), each for
+ * itself.
+ */
+inline ask_for_groups() {
   if
-  :: state[me] == Running && me != 0 -> order[me] = Pending; send(me, 0, Request, 0, 0)
-  :: state[me] == Running && me == 0 -> order[me] = Pending; add_request(0)
-  :: else -> order[me] = Error
+  :: state[me] == Running && me != 0 -> groups[me] = Pending; send(me, 0, Request, 0, 0)
+  :: state[me] == Running && me == 0 -> groups[me] = Pending; add_request(0)
+  :: else -> groups[me] = Error
   fi
 }
 
-inline adopt_order() {
+inline adopt_groups() {
   assert(ALL_ASKED);
   if
   :: failure[me] -> threw = true
-  :: !failure[me] && (order[me] == Done || order[me] == Error) ->
-     assert(!order_concluded || order_done == (order[me] == Done));
-     order_concluded = true;
-     order_done = order[me] == Done;
+  :: !failure[me] && (groups[me] == Done || groups[me] == Error) ->
+     assert(!groups_concluded || groups_done == (groups[me] == Done));
+     groups_concluded = true;
+     groups_done = groups[me] == Done;
      if
-     :: order[me] == Done -> plan = 1
+     :: groups[me] == Done -> plan = 1
      :: else -> threw = true
      fi
   fi
@@ -398,11 +401,11 @@ inline use_words() {
      rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
      if
      :: rounds_ == 1 ->
-        ask_for_order();
+        ask_for_groups();
 #ifdef MUTATE_ADOPT_EARLY
         plan = (me == 1 -> 1 : 0)
 #endif
-     :: rounds_ == 2 -> adopt_order()
+     :: rounds_ == 2 -> adopt_groups()
      :: else
      fi
   :: else -> threw = true

@@ -56,10 +56,12 @@ TEST(TraceEvent, WritesTimesInMicrosecondsToTheNanosecond) {
 TEST(TraceEvent, WritesArgsOfEveryType) {
   const std::vector<std::string_view> tensors = {"a", "b\"", ""};
   const std::vector<std::string_view> none;
+  const std::vector<std::int64_t> sizes = {std::int64_t{1} << 40, -2};
   const std::string text = "shm";
   TraceEvent event('X', 0);
   event.args({{"tensors", tensors},
               {"none", none},
+              {"sizes", sizes},
               {"bytes", std::size_t{1} << 40},
               {"plane", text},
               {"literal", "mpi"},
@@ -69,6 +71,7 @@ TEST(TraceEvent, WritesArgsOfEveryType) {
               {"a \"key\"", -1}});
   const Json expected = {{"tensors", {"a", "b\"", ""}},
                          {"none", Json::array()},
+                         {"sizes", {std::int64_t{1} << 40, -2}},
                          {"bytes", std::int64_t{1} << 40},
                          {"plane", "shm"},
                          {"literal", "mpi"},

@@ -116,8 +116,8 @@ class StepBench {
       reducers_.push_back(make_reducer(contender, ranks_));
       trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
                                                     data_, options_, ranks_));
-      // The third step is the first in which everybody has settled.
-      for (int i = 0; i < 3; ++i) trainees_.back()->step();
+      // The fifth step is the first in which everybody has settled.
+      for (int i = 0; i < 5; ++i) trainees_.back()->step();
       ranks_.barrier();
       const MemoryUse after = memory_use();
       trainees_.back()->check();
