@@ -21,10 +21,12 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
 /// Looks for work in this time without sleeping, but offering the core to others: the thread that
-/// submits may share it.
+/// submits may share it. A caller that works waits itself, so for a moment it does not offer it.
+constexpr auto kSpinFor = microseconds(2);
 constexpr auto kAwakeFor = microseconds(20);
-/// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has been idle, within these bounds: an answer is
-/// seen late by at most that fraction, and a long wait costs next to nothing.
+/// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
+/// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
+/// costs next to nothing.
 constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
@@ -37,10 +39,11 @@ std::vector<int> all_ranks(int size) {
 
 }  // namespace
 
-Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
-                         spdlog::logger& logger)
+Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Baton> baton,
+                         Trace trace, spdlog::logger& logger)
     : control_(planes.control),
       doorbell_(planes.doorbell),
+      baton_(std::move(baton)),
       planes_ring_(planes.control.rings() && planes.data.rings()),
       logger_(logger),
       rank_(planes.control.topology().rank),
@@ -50,22 +53,24 @@ Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
       plans_(executor_),
       stalls_(config, rank_, logger) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));
-  thread_ = std::thread([this] { run(); });
+  baton_->serve(*this);
+  thread_ = std::thread([this] { run_thread(); });
 }
 
 Coordinator::~Coordinator() { leave(); }
 
 void Coordinator::submit(Submission submission) {
+  const bool awaited = submission.awaited;
+  submission.work->work_with(baton_);
   {
     const std::lock_guard lock(mutex_);
-    if (!leave_called_) {
-      submitted_.push_back(std::move(submission));
-      doorbell_.ring();
-      return;
+    if (leave_called_) {
+      return submission.work->complete(Status::error(
+          fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
     }
+    submitted_.push_back(std::move(submission));
   }
-  submission.work->complete(Status::error(
-      fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
+  baton_->call(awaited);
 }
 
 void Coordinator::leave() {
@@ -73,22 +78,43 @@ void Coordinator::leave() {
     const std::lock_guard lock(mutex_);
     leave_called_ = true;
   }
-  doorbell_.ring();
+  baton_->close();
   std::call_once(join_once_, [this] { thread_.join(); });
 }
 
-void Coordinator::run() {
+void Coordinator::run_thread() {
+  bool over = false;
+  while (!over) {
+    baton_->take();
+    run(/*awaited=*/nullptr);
+    over = finished();
+    if (over) complete_pending("kolo::shutdown() was called before it was done");
+    baton_->give_back();
+  }
+}
+
+void Coordinator::run(const Work* awaited) noexcept {
   Clock::time_point idle_since = Clock::now();
-  while (!finished()) {
+  while (!finished() && !baton_->recalled()) {
     const Result<bool> moved = advance_within_memory();
     if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
+    if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
       idle_since = Clock::now();
-    } else if (!finished()) {
-      sleep(idle_since);
+    } else if (has_work()) {
+      sleep(Clock::now() - idle_since, /*gives_way=*/awaited == nullptr);
+    } else {
+      return;
     }
   }
-  complete_pending("kolo::shutdown() was called before it was done");
+}
+
+/// Besides what can come from other ranks, what is to be taken from this one's users.
+bool Coordinator::has_work() {
+  if (expecting()) return true;
+  if (relay_ != nullptr && !leaving_ && !relay_->empty()) return true;
+  const std::lock_guard lock(mutex_);
+  return !submitted_.empty() || (leave_called_ && !leaving_);
 }
 
 bool Coordinator::finished() const {
@@ -137,9 +163,8 @@ bool Coordinator::expecting() const {
   return waiting || leaving_ || control_.sending() || !executor_.idle();
 }
 
-void Coordinator::sleep(Clock::time_point idle_since) {
-  if (!expecting()) return doorbell_.wait();
-  const auto idle = Clock::now() - idle_since;
+void Coordinator::sleep(Clock::duration idle, bool gives_way) {
+  if (idle < kSpinFor && !gives_way) return;
   if (idle < kAwakeFor) return std::this_thread::yield();
   if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
@@ -265,9 +290,8 @@ Status Coordinator::handle(int source, const RequestList& list) {
 Status Coordinator::handle(int source, const ResponseList& list) {
   const auto found = channels_.find(list.channel);
   if (found == channels_.end() || found->second.leader() != source) {
-    return Status::error(
-        fmt::format("rank {} answers for process set {}, which it does not lead", source,
-                    list.channel));
+    return Status::error(fmt::format("rank {} answers for process set {}, which it does not lead",
+                                     source, list.channel));
   }
   return execute(list.channel, found->second, list.responses);
 }
@@ -279,7 +303,8 @@ Status Coordinator::handle(int source, const Leave& leave) {
     if (channel.negotiator == nullptr || !member) continue;
     channel.negotiator->leave(source);
     const MemberLeft member_left{id, source, leave.plans};
-    // Also to those that have left: they may have operations in flight that this one will not start.
+    // Also to those that have left: they may have operations in flight that this one will not
+    // start.
     for (const int rank : channel.ranks) {
       if (rank == rank_ || rank == source) continue;
       if (Status status = send(rank, member_left); !status.ok()) return status;
@@ -340,10 +365,9 @@ Result<bool> Coordinator::answer() {
       if (replies[member].empty()) continue;
       answered = true;
       const int destination = channel.ranks[member];
-      Status status =
-          destination == rank_
-              ? execute(id, channel, replies[member])
-              : send(destination, ResponseList{id, std::move(replies[member])});
+      Status status = destination == rank_
+                          ? execute(id, channel, replies[member])
+                          : send(destination, ResponseList{id, std::move(replies[member])});
       if (!status.ok()) return status;
     }
     // After the last replies.
@@ -372,8 +396,8 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
   for (const Response& response : responses) {
     const auto found = channel.pending.find(response.name);
     if (found == channel.pending.end()) {
-      return Status::error(fmt::format("'{}' was agreed on, but rank {} did not submit it",
-                                       response.name, rank_));
+      return Status::error(
+          fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
     }
     Submission submission = std::move(found->second);
     channel.pending.erase(found);
@@ -431,8 +455,7 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
 // ---- sending and failing ----
 
 Status Coordinator::report_stalls() {
-  const Result<StallMonitor::Notices> notices =
-      stalls_.check(channels_, executor_, Clock::now());
+  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, executor_, Clock::now());
   if (!notices.ok()) return notices.status();
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;

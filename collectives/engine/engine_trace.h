@@ -15,7 +15,7 @@ struct GroupTimes {
   Clock::time_point agreed, started, packed, reduced, unpacked;
 };
 
-/// Used by one thread, the coordinator's.
+/// Used by one thread at a time.
 class EngineTrace {
  public:
   explicit EngineTrace(Timeline& timeline);
