@@ -1,6 +1,7 @@
 #include "engine/coordinator.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <new>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "engine/default_arithmetic.h"
 #include "engine/validate.h"
 #include "wire/codec.h"
 
@@ -20,9 +22,8 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-/// Looks for work in this time without sleeping, but offering the core to others: the thread that
-/// submits may share it. A caller that works waits itself, so for a moment it does not offer it.
-constexpr auto kSpinFor = microseconds(2);
+/// Looks for work in this time without sleeping. The thread that submits, or another rank, may share the
+/// core: it is offered to them, except by a caller that has a core of its own.
 constexpr auto kAwakeFor = microseconds(20);
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
 /// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
@@ -45,6 +46,7 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
       doorbell_(planes.doorbell),
       baton_(std::move(baton)),
       planes_ring_(planes.control.rings() && planes.data.rings()),
+      crowded_(planes.control.topology().local_size > sysconf(_SC_NPROCESSORS_ONLN)),
       logger_(logger),
       rank_(planes.control.topology().rank),
       relay_(trace.relay),
@@ -94,15 +96,17 @@ void Coordinator::run_thread() {
 }
 
 void Coordinator::run(const Work* awaited) noexcept {
-  Clock::time_point idle_since = Clock::now();
+  const DefaultArithmetic arithmetic;
+  Clock::time_point idle_since = now_ = Clock::now();
   while (!finished() && !baton_->recalled()) {
     const Result<bool> moved = advance_within_memory();
     if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
     if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
-      idle_since = Clock::now();
+      idle_since = now_ = Clock::now();
     } else if (has_work()) {
-      sleep(Clock::now() - idle_since, /*gives_way=*/awaited == nullptr);
+      sleep(now_ - idle_since, /*gives_way=*/awaited == nullptr || crowded_);
+      now_ = Clock::now();
     } else {
       return;
     }
@@ -164,8 +168,10 @@ bool Coordinator::expecting() const {
 }
 
 void Coordinator::sleep(Clock::duration idle, bool gives_way) {
-  if (idle < kSpinFor && !gives_way) return;
-  if (idle < kAwakeFor) return std::this_thread::yield();
+  if (idle < kAwakeFor) {
+    if (gives_way) std::this_thread::yield();
+    return;
+  }
   if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
 }
@@ -183,14 +189,13 @@ Result<bool> Coordinator::take_submissions() {
   }
   std::map<ChannelId, RequestList> outbox;
   for (Submission& submission : submissions) take(std::move(submission), outbox);
-  const Clock::time_point now = Clock::now();
   for (auto& [id, list] : outbox) {
     Channel& channel = channels_.at(id);
     if (channel.negotiator == nullptr) {
-      if (Status status = send(channel.leader(), list); !status.ok()) return status;
+      if (Status status = send(channel.leader(), std::move(list)); !status.ok()) return status;
       continue;
     }
-    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
+    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now_);
   }
   if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
@@ -222,10 +227,11 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
     request.refusal = "a process set is made by all ranks, not within another set";
   }
-  outbox[submission.channel].channel = submission.channel;
-  outbox[submission.channel].requests.push_back(request);
+  RequestList& list = outbox[submission.channel];
+  list.channel = submission.channel;
+  list.requests.push_back(request);
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
-  if (channel.pending.empty()) channel.quiet_since = Clock::now();
+  if (channel.pending.empty()) channel.quiet_since = now_;
   channel.pending.emplace(request.name, std::move(submission));
 }
 
@@ -282,8 +288,7 @@ Status Coordinator::handle(int source, const RequestList& list) {
         fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
                     source, rank_, list.channel));
   }
-  const Clock::time_point now = Clock::now();
-  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now);
+  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now_);
   return {};
 }
 
@@ -331,7 +336,7 @@ Status Coordinator::handle(int source, const Failure& failure) {
 
 Status Coordinator::handle(int /*source*/, const StallNotice& notice) {
   const auto found = channels_.find(notice.channel);
-  if (found != channels_.end()) found->second.quiet_since = Clock::now();
+  if (found != channels_.end()) found->second.quiet_since = now_;
   return {};
 }
 
@@ -353,14 +358,11 @@ Status Coordinator::handle(int /*source*/, const TraceLines& trace) {
 /// Sends what this rank, as a leader, has to answer.
 Result<bool> Coordinator::answer() {
   bool answered = false;
-  // By id: an answer may add a channel.
-  std::vector<ChannelId> led;
-  for (const auto& [id, channel] : channels_) {
-    if (channel.negotiator != nullptr) led.push_back(id);
-  }
-  for (const ChannelId id : led) {
-    Channel& channel = channels_.at(id);
-    std::vector<std::vector<Response>> replies = channel.negotiator->take_replies();
+  // An answer may add a channel, which leaves the others where they are.
+  for (auto& [id, channel] : channels_) {
+    if (channel.negotiator == nullptr) continue;
+    std::vector<std::vector<Response>> replies;
+    if (channel.negotiator->has_replies()) replies = channel.negotiator->take_replies();
     for (std::size_t member = 0; member < replies.size(); ++member) {
       if (replies[member].empty()) continue;
       answered = true;
@@ -392,7 +394,6 @@ Status Coordinator::release_members(ChannelId id, const Channel& channel) {
 Status Coordinator::execute(ChannelId id, Channel& channel,
                             const std::vector<Response>& responses) {
   std::vector<AgreedSubmission> batch;
-  const Clock::time_point now = Clock::now();
   for (const Response& response : responses) {
     const auto found = channel.pending.find(response.name);
     if (found == channel.pending.end()) {
@@ -405,7 +406,7 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
       submission.work->complete(Status::error(response.error));
       continue;
     }
-    if (trace_ != nullptr) trace_->negotiated(submission, now);
+    if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
     switch (submission.request.kind) {
       case CollectiveKind::Barrier:
         submission.work->complete({});
@@ -420,7 +421,7 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
         break;
     }
   }
-  executor_.enqueue(id, std::move(batch));
+  if (!batch.empty()) executor_.enqueue(id, std::move(batch));
   return {};
 }
 
@@ -438,9 +439,8 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
   Channel channel{.ranks = ranks};
   if (channel.leader() == rank_) {
     channel.negotiator = std::make_unique<Negotiator>(ranks);
-    const Clock::time_point now = Clock::now();
     for (const auto& [source, list] : early_requests_[id]) {
-      for (const Request& request : list.requests) channel.negotiator->add(source, request, now);
+      for (const Request& request : list.requests) channel.negotiator->add(source, request, now_);
     }
     early_requests_.erase(id);
     for (const int gone : left_) {
@@ -455,7 +455,7 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
 // ---- sending and failing ----
 
 Status Coordinator::report_stalls() {
-  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, executor_, Clock::now());
+  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, executor_, now_);
   if (!notices.ok()) return notices.status();
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;

@@ -128,6 +128,8 @@ class Coordinator final : private Baton::Holder {
   Doorbell& doorbell_;
   const std::shared_ptr<Baton> baton_;
   const bool planes_ring_;
+  /// This host has more ranks than cores.
+  const bool crowded_;
   spdlog::logger& logger_;
   const int rank_;
   TraceRelay* const relay_;
@@ -142,6 +144,8 @@ class Coordinator final : private Baton::Holder {
 
   // The rest belongs to who holds the baton.
   std::map<ChannelId, Channel> channels_;
+  /// When the look at hand began.
+  Clock::time_point now_ = Clock::now();
   std::string failure_;
   bool leaving_ = false;
   /// Ranks from which Leave has come, and sets for which AllLeft has.

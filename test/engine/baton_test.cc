@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <barrier>
+#include <cfenv>
 #include <chrono>
 #include <memory>
 #include <mutex>
@@ -148,6 +149,24 @@ TEST_P(BatonTest, ThreadsWaitForOneOperation) {
       call.check();
       if (i % 10 == 0) meeting.arrive_and_wait();
     }
+  });
+}
+
+// Each rank rounds in its own way, but all get the sum that is nearest.
+TEST_P(BatonTest, ArithmeticIsNotTheCallers) {
+  run([](Context& context, int rank, std::barrier<>&) {
+    const int mode = rank == 0 ? FE_UPWARD : FE_DOWNWARD;
+    std::fesetround(mode);
+    float value = rank == 0 ? 1.0F : 0x1p-26F;
+    Submission submission;
+    submission.request.name = "t";
+    submission.request.shape = {1};
+    submission.input = submission.output = &value;
+    submission.awaited = true;
+    EXPECT_TRUE(context.submit(std::move(submission))->wait().ok());
+    EXPECT_EQ(std::fegetround(), mode);
+    std::fesetround(FE_TONEAREST);
+    EXPECT_EQ(value, 1.0F);
   });
 }
 
