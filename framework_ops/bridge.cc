@@ -84,6 +84,7 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
   core::Submission submission{.channel = call.process_set.id(),
                               .plan = call.plan,
                               .request = state->request,
+                              .awaited = call.awaited,
                               .parts = call.parts,
                               .times = call.times};
   if (state->request.refusal.empty() && input.defined()) {

@@ -34,6 +34,8 @@ struct Call {
   core::CollectiveKind kind = core::CollectiveKind::Allreduce;
   std::string name;
   ProcessSet process_set;
+  /// Who submits it waits for it at once: see core::Submission.
+  bool awaited = false;
   /// Not 0: of this plan of the set, see core::Submission.
   core::PlanId plan = 0;
   /// For the timeline: what the tensor is made of.

@@ -15,19 +15,24 @@
 namespace kolo {
 namespace {
 
-detail::Call call_of(const AllreduceOptions& options) {
+/// Whether who submits an operation waits for it at once.
+enum class Caller { GoesOn, Waits };
+
+detail::Call call_of(const AllreduceOptions& options, Caller caller) {
   return {.kind = core::CollectiveKind::Allreduce,
           .name = options.name,
           .process_set = options.process_set,
+          .awaited = caller == Caller::Waits,
           .op = detail::to_core(options.op),
           .prescale = options.prescale,
           .postscale = options.postscale};
 }
 
-detail::Call call_of(const BroadcastOptions& options, int root_rank) {
+detail::Call call_of(const BroadcastOptions& options, int root_rank, Caller caller) {
   return {.kind = core::CollectiveKind::Broadcast,
           .name = options.name,
           .process_set = options.process_set,
+          .awaited = caller == Caller::Waits,
           .root_rank = root_rank};
 }
 
@@ -36,6 +41,44 @@ torch::Tensor output_like(const torch::Tensor& tensor) {
   const bool fit = tensor.defined() && tensor.layout() == torch::kStrided;
   return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous)
              : torch::Tensor();
+}
+
+Work start_allreduce(const torch::Tensor& tensor, const torch::Tensor& output,
+                     const AllreduceOptions& options, Caller caller) {
+  return detail::submit(detail::current_context(), call_of(options, caller), tensor, output);
+}
+
+Work start_broadcast(const torch::Tensor& tensor, int root_rank, const BroadcastOptions& options,
+                     Caller caller) {
+  return detail::submit(detail::current_context(), call_of(options, root_rank, caller), tensor,
+                        tensor);
+}
+
+/// What a broadcast that leaves `tensor` as it is works on. It is in place, so the root's values
+/// are copied first.
+torch::Tensor copy_for_broadcast(const torch::Tensor& tensor, int root_rank) {
+  const torch::Tensor output = output_like(tensor);
+  if (output.defined() && rank() == root_rank) output.copy_(tensor.detach());
+  return output.defined() ? output : tensor;
+}
+
+Work start_allgather(const torch::Tensor& tensor, const AllgatherOptions& options, Caller caller) {
+  const bool scalar = tensor.defined() && tensor.dim() == 0;
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Allgather,
+                         .name = options.name,
+                         .process_set = options.process_set,
+                         .awaited = caller == Caller::Waits},
+                        scalar ? tensor.reshape({1}) : tensor, {});
+}
+
+Work start_barrier(const BarrierOptions& options, Caller caller) {
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Barrier,
+                         .name = options.name,
+                         .process_set = options.process_set,
+                         .awaited = caller == Caller::Waits},
+                        {}, {});
 }
 
 }  // namespace
@@ -63,69 +106,56 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
 }
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
-  return allreduce_async(tensor, options).result();
+  return start_allreduce(tensor, output_like(tensor), options, Caller::Waits).result();
 }
 
 torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options) {
-  allreduce_async_(tensor, options).wait();
+  start_allreduce(tensor, tensor, options, Caller::Waits).wait();
   return tensor;
 }
 
 Work allreduce_async(const torch::Tensor& tensor, const AllreduceOptions& options) {
-  return detail::submit(detail::current_context(), call_of(options), tensor, output_like(tensor));
+  return start_allreduce(tensor, output_like(tensor), options, Caller::GoesOn);
 }
 
 Work allreduce_async_(torch::Tensor& tensor, const AllreduceOptions& options) {
-  return detail::submit(detail::current_context(), call_of(options), tensor, tensor);
+  return start_allreduce(tensor, tensor, options, Caller::GoesOn);
 }
 
 torch::Tensor broadcast(const torch::Tensor& tensor, int root_rank,
                         const BroadcastOptions& options) {
-  return broadcast_async(tensor, root_rank, options).result();
+  return start_broadcast(copy_for_broadcast(tensor, root_rank), root_rank, options, Caller::Waits)
+      .result();
 }
 
 torch::Tensor& broadcast_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
-  broadcast_async_(tensor, root_rank, options).wait();
+  start_broadcast(tensor, root_rank, options, Caller::Waits).wait();
   return tensor;
 }
 
 Work broadcast_async(const torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
-  // A broadcast is in place, so the root's values are copied first.
-  const torch::Tensor output = output_like(tensor);
-  if (output.defined() && rank() == root_rank) output.copy_(tensor.detach());
-  const torch::Tensor& fit = output.defined() ? output : tensor;
-  return detail::submit(detail::current_context(), call_of(options, root_rank), fit, fit);
+  return start_broadcast(copy_for_broadcast(tensor, root_rank), root_rank, options, Caller::GoesOn);
 }
 
 Work broadcast_async_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
-  return detail::submit(detail::current_context(), call_of(options, root_rank), tensor, tensor);
+  return start_broadcast(tensor, root_rank, options, Caller::GoesOn);
 }
 
 torch::Tensor allgather(const torch::Tensor& tensor, const AllgatherOptions& options) {
-  return allgather_async(tensor, options).result();
+  return start_allgather(tensor, options, Caller::Waits).result();
 }
 
 Work allgather_async(const torch::Tensor& tensor, const AllgatherOptions& options) {
-  const bool scalar = tensor.defined() && tensor.dim() == 0;
-  return detail::submit(detail::current_context(),
-                        {.kind = core::CollectiveKind::Allgather,
-                         .name = options.name,
-                         .process_set = options.process_set},
-                        scalar ? tensor.reshape({1}) : tensor, {});
+  return start_allgather(tensor, options, Caller::GoesOn);
 }
 
-void barrier(const BarrierOptions& options) { barrier_async(options).wait(); }
+void barrier(const BarrierOptions& options) { start_barrier(options, Caller::Waits).wait(); }
 
-Work barrier_async(const BarrierOptions& options) {
-  return detail::submit(detail::current_context(),
-                        {.kind = core::CollectiveKind::Barrier,
-                         .name = options.name,
-                         .process_set = options.process_set},
-                        {}, {});
-}
+Work barrier_async(const BarrierOptions& options) { return start_barrier(options, Caller::GoesOn); }
 
 ProcessSet add_process_set(const std::vector<int>& ranks) {
   core::Submission submission;
+  submission.awaited = true;
   submission.request.kind = core::CollectiveKind::AddProcessSet;
   submission.request.shape.assign(ranks.begin(), ranks.end());
   const std::shared_ptr<core::Work> work = detail::current_context()->submit(std::move(submission));

@@ -1,6 +1,6 @@
 #pragma once
 
-/// Where a coordinator sleeps: one for everything that can give it something to do.
+/// Where who does a coordinator's work sleeps: one for everything that can give it something to do.
 
 #include <atomic>
 #include <chrono>
@@ -11,7 +11,7 @@
 namespace kolo::core {
 
 /// A futex on a word of this process, or of a segment whose other users ring it themselves. Any
-/// thread rings, one waits. A ring is remembered until the next wait, so none is lost between
+/// thread rings, one at a time waits. A ring is remembered until the next wait, so none is lost between
 /// looking for work and going to sleep. It costs no system call unless the other sleeps.
 ///
 /// What was written before ring() is seen after the wait that it ends: a ring is a

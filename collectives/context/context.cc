@@ -64,8 +64,9 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   const Result<Agreement> agreement =
       shake_hands(config, begun, *context->planes_.control, context->doorbell_);
   if (!agreement.ok()) return agreement.status();
+  const auto baton = std::make_shared<Baton>(context->doorbell_);
   if (!config.timeline.empty() && context->topology_.cross_rank > 0) {
-    context->relay_ = std::make_unique<TraceRelay>(context->doorbell_);
+    context->relay_ = std::make_unique<TraceRelay>(baton);
   }
   Result<std::unique_ptr<Timeline>> timeline = join_timeline(
       config, context->topology_, agreement.value(), context->relay_.get(), context->logger_);
@@ -74,7 +75,8 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   context->coordinator_ = std::make_unique<Coordinator>(
       config,
       Coordinator::Planes{*context->planes_.control, *context->planes_.data, context->doorbell_},
-      Coordinator::Trace{context->timeline_.get(), context->relay_.get()}, *context->logger_);
+      baton, Coordinator::Trace{context->timeline_.get(), context->relay_.get()},
+      *context->logger_);
   return context;
 }
 

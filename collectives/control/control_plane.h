@@ -17,7 +17,7 @@ struct Envelope {
   std::vector<std::byte> bytes;
 };
 
-/// Used by one thread, the coordinator's. Nothing blocks. Messages from one rank to another arrive
+/// Used by one thread at a time. Nothing blocks. Messages from one rank to another arrive
 /// in the order in which they were sent.
 class ControlPlane {
  public:

@@ -64,7 +64,7 @@ using StartedOperation = Result<std::unique_ptr<Operation>>;
 /// Memory of this process, aligned for every dtype and vector register. Null when there is not enough.
 std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
 
-/// Used by one thread, the coordinator's. Any number of operations may be in flight.
+/// Used by one thread at a time. Any number of operations may be in flight.
 class DataPlane {
  public:
   virtual ~DataPlane() = default;

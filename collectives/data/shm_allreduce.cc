@@ -24,10 +24,11 @@ class FlatAllreduce final : public ShmOperation {
 
  private:
   Result<Progress> advance() override {
+    const auto arrived = [this](int member) { return told_by(member).arrived; };
+    if (!std::ranges::all_of(peers(), arrived)) return Progress::Waiting;
     std::vector<const void*> inputs(collective().ranks.size(), collective().output);
     for (const int member : peers()) {
       const ShmMember& other = told_by(member);
-      if (!other.arrived) return Progress::Waiting;
       Status status = check_arrival(member, bytes_of(collective().count));
       if (!status.ok()) return status;
       inputs[static_cast<std::size_t>(member)] = other.payload.data();

@@ -57,7 +57,7 @@ struct ShmSignal {
   std::uint64_t place = 0;
 };
 
-/// Used by one thread.
+/// Used by one thread at a time.
 class ShmExchange {
  public:
   using Key = std::pair<ChannelId, std::uint64_t>;

@@ -9,7 +9,7 @@
 
 namespace kolo::core {
 
-/// Stages of one size in the own arena, kept for reuse. Used by one thread.
+/// Stages of one size in the own arena, kept for reuse. Used by one thread at a time.
 class ShmStages {
  public:
   ShmStages(shm::Arena& arena, std::size_t bytes) : arena_(arena), bytes_(bytes) {}

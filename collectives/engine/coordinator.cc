@@ -1,6 +1,7 @@
 #include "engine/coordinator.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <new>
@@ -9,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "engine/default_arithmetic.h"
 #include "engine/validate.h"
 #include "wire/codec.h"
 
@@ -20,11 +22,12 @@ using std::chrono::microseconds;
 using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 
-/// Looks for work in this time without sleeping, but offering the core to others: the thread that
-/// submits may share it.
+/// Looks for work in this time without sleeping. The thread that submits, or another rank, may share the
+/// core: it is offered to them, except by a caller that has a core of its own.
 constexpr auto kAwakeFor = microseconds(20);
-/// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has been idle, within these bounds: an answer is
-/// seen late by at most that fraction, and a long wait costs next to nothing.
+/// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
+/// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
+/// costs next to nothing.
 constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
@@ -37,11 +40,13 @@ std::vector<int> all_ranks(int size) {
 
 }  // namespace
 
-Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
-                         spdlog::logger& logger)
+Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Baton> baton,
+                         Trace trace, spdlog::logger& logger)
     : control_(planes.control),
       doorbell_(planes.doorbell),
+      baton_(std::move(baton)),
       planes_ring_(planes.control.rings() && planes.data.rings()),
+      crowded_(planes.control.topology().local_size > sysconf(_SC_NPROCESSORS_ONLN)),
       logger_(logger),
       rank_(planes.control.topology().rank),
       relay_(trace.relay),
@@ -52,22 +57,24 @@ Coordinator::Coordinator(const Config& config, Planes planes, Trace trace,
       plans_(executor_),
       stalls_(config, rank_, logger) {
   add_channel(kWorldChannel, all_ranks(control_.topology().size));
-  thread_ = std::thread([this] { run(); });
+  baton_->serve(*this);
+  thread_ = std::thread([this] { run_thread(); });
 }
 
 Coordinator::~Coordinator() { leave(); }
 
 void Coordinator::submit(Submission submission) {
+  const bool awaited = submission.awaited;
+  submission.work->work_with(baton_);
   {
     const std::lock_guard lock(mutex_);
-    if (!leave_called_) {
-      submitted_.push_back(std::move(submission));
-      doorbell_.ring();
-      return;
+    if (leave_called_) {
+      return submission.work->complete(Status::error(
+          fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
     }
+    submitted_.push_back(std::move(submission));
   }
-  submission.work->complete(Status::error(
-      fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
+  baton_->call(awaited);
 }
 
 void Coordinator::leave() {
@@ -75,22 +82,45 @@ void Coordinator::leave() {
     const std::lock_guard lock(mutex_);
     leave_called_ = true;
   }
-  doorbell_.ring();
+  baton_->close();
   std::call_once(join_once_, [this] { thread_.join(); });
 }
 
-void Coordinator::run() {
-  Clock::time_point idle_since = Clock::now();
-  while (!finished()) {
+void Coordinator::run_thread() {
+  bool over = false;
+  while (!over) {
+    baton_->take();
+    run(/*awaited=*/nullptr);
+    over = finished();
+    if (over) complete_pending("kolo::shutdown() was called before it was done");
+    baton_->give_back();
+  }
+}
+
+void Coordinator::run(const Work* awaited) noexcept {
+  const DefaultArithmetic arithmetic;
+  Clock::time_point idle_since = now_ = Clock::now();
+  while (!finished() && !baton_->recalled()) {
     const Result<bool> moved = advance_within_memory();
     if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
+    if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
-      idle_since = Clock::now();
-    } else if (!finished()) {
-      sleep(idle_since);
+      idle_since = now_ = Clock::now();
+    } else if (has_work()) {
+      sleep(now_ - idle_since, /*gives_way=*/awaited == nullptr || crowded_);
+      now_ = Clock::now();
+    } else {
+      return;
     }
   }
-  complete_pending("kolo::shutdown() was called before it was done");
+}
+
+/// Besides what can come from other ranks, what is to be taken from this one's users.
+bool Coordinator::has_work() {
+  if (expecting()) return true;
+  if (relay_ != nullptr && !leaving_ && !relay_->empty()) return true;
+  const std::lock_guard lock(mutex_);
+  return !submitted_.empty() || (leave_called_ && !leaving_);
 }
 
 bool Coordinator::finished() const {
@@ -139,10 +169,11 @@ bool Coordinator::expecting() const {
   return waiting || leaving_ || control_.sending() || !executor_.idle();
 }
 
-void Coordinator::sleep(Clock::time_point idle_since) {
-  if (!expecting()) return doorbell_.wait();
-  const auto idle = Clock::now() - idle_since;
-  if (idle < kAwakeFor) return std::this_thread::yield();
+void Coordinator::sleep(Clock::duration idle, bool gives_way) {
+  if (idle < kAwakeFor) {
+    if (gives_way) std::this_thread::yield();
+    return;
+  }
   if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
 }
@@ -160,14 +191,13 @@ Result<bool> Coordinator::take_submissions() {
   }
   std::map<ChannelId, RequestList> outbox;
   for (Submission& submission : submissions) take(std::move(submission), outbox);
-  const Clock::time_point now = Clock::now();
   for (auto& [id, list] : outbox) {
     Channel& channel = channels_.at(id);
     if (channel.negotiator == nullptr) {
-      if (Status status = send(channel.leader(), list); !status.ok()) return status;
+      if (Status status = send(channel.leader(), std::move(list)); !status.ok()) return status;
       continue;
     }
-    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
+    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now_);
   }
   if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
@@ -199,10 +229,11 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
     request.refusal = "a process set is made by all ranks, not within another set";
   }
-  outbox[submission.channel].channel = submission.channel;
-  outbox[submission.channel].requests.push_back(request);
+  RequestList& list = outbox[submission.channel];
+  list.channel = submission.channel;
+  list.requests.push_back(request);
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
-  if (channel.pending.empty()) channel.quiet_since = Clock::now();
+  if (channel.pending.empty()) channel.quiet_since = now_;
   channel.pending.emplace(request.name, std::move(submission));
 }
 
@@ -259,17 +290,15 @@ Status Coordinator::handle(int source, const RequestList& list) {
         fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
                     source, rank_, list.channel));
   }
-  const Clock::time_point now = Clock::now();
-  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now);
+  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now_);
   return {};
 }
 
 Status Coordinator::handle(int source, const ResponseList& list) {
   const auto found = channels_.find(list.channel);
   if (found == channels_.end() || found->second.leader() != source) {
-    return Status::error(
-        fmt::format("rank {} answers for process set {}, which it does not lead", source,
-                    list.channel));
+    return Status::error(fmt::format("rank {} answers for process set {}, which it does not lead",
+                                     source, list.channel));
   }
   return execute(list.channel, found->second, list.responses);
 }
@@ -281,7 +310,8 @@ Status Coordinator::handle(int source, const Leave& leave) {
     if (channel.negotiator == nullptr || !member) continue;
     channel.negotiator->leave(source);
     const MemberLeft member_left{id, source, leave.plans};
-    // Also to those that have left: they may have operations in flight that this one will not start.
+    // Also to those that have left: they may have operations in flight that this one will not
+    // start.
     for (const int rank : channel.ranks) {
       if (rank == rank_ || rank == source) continue;
       if (Status status = send(rank, member_left); !status.ok()) return status;
@@ -308,7 +338,7 @@ Status Coordinator::handle(int source, const Failure& failure) {
 
 Status Coordinator::handle(int /*source*/, const StallNotice& notice) {
   const auto found = channels_.find(notice.channel);
-  if (found != channels_.end()) found->second.quiet_since = Clock::now();
+  if (found != channels_.end()) found->second.quiet_since = now_;
   return {};
 }
 
@@ -330,22 +360,18 @@ Status Coordinator::handle(int /*source*/, const TraceLines& trace) {
 /// Sends what this rank, as a leader, has to answer.
 Result<bool> Coordinator::answer() {
   bool answered = false;
-  // By id: an answer may add a channel.
-  std::vector<ChannelId> led;
-  for (const auto& [id, channel] : channels_) {
-    if (channel.negotiator != nullptr) led.push_back(id);
-  }
-  for (const ChannelId id : led) {
-    Channel& channel = channels_.at(id);
-    std::vector<std::vector<Response>> replies = channel.negotiator->take_replies();
+  // An answer may add a channel, which leaves the others where they are.
+  for (auto& [id, channel] : channels_) {
+    if (channel.negotiator == nullptr) continue;
+    std::vector<std::vector<Response>> replies;
+    if (channel.negotiator->has_replies()) replies = channel.negotiator->take_replies();
     for (std::size_t member = 0; member < replies.size(); ++member) {
       if (replies[member].empty()) continue;
       answered = true;
       const int destination = channel.ranks[member];
-      Status status =
-          destination == rank_
-              ? execute(id, channel, replies[member])
-              : send(destination, ResponseList{id, std::move(replies[member])});
+      Status status = destination == rank_
+                          ? execute(id, channel, replies[member])
+                          : send(destination, ResponseList{id, std::move(replies[member])});
       if (!status.ok()) return status;
     }
     // After the last replies.
@@ -370,12 +396,11 @@ Status Coordinator::release_members(ChannelId id, const Channel& channel) {
 Status Coordinator::execute(ChannelId id, Channel& channel,
                             const std::vector<Response>& responses) {
   std::vector<AgreedSubmission> batch;
-  const Clock::time_point now = Clock::now();
   for (const Response& response : responses) {
     const auto found = channel.pending.find(response.name);
     if (found == channel.pending.end()) {
-      return Status::error(fmt::format("'{}' was agreed on, but rank {} did not submit it",
-                                       response.name, rank_));
+      return Status::error(
+          fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
     }
     Submission submission = std::move(found->second);
     channel.pending.erase(found);
@@ -383,7 +408,7 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
       submission.work->complete(Status::error(response.error));
       continue;
     }
-    if (trace_ != nullptr) trace_->negotiated(submission, now);
+    if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
     switch (submission.request.kind) {
       case CollectiveKind::Barrier:
         submission.work->complete({});
@@ -398,7 +423,7 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
         break;
     }
   }
-  executor_.enqueue(id, std::move(batch));
+  if (!batch.empty()) executor_.enqueue(id, std::move(batch));
   return {};
 }
 
@@ -416,9 +441,8 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
   Channel channel{.ranks = ranks};
   if (channel.leader() == rank_) {
     channel.negotiator = std::make_unique<Negotiator>(ranks);
-    const Clock::time_point now = Clock::now();
     for (const auto& [source, list] : early_requests_[id]) {
-      for (const Request& request : list.requests) channel.negotiator->add(source, request, now);
+      for (const Request& request : list.requests) channel.negotiator->add(source, request, now_);
     }
     early_requests_.erase(id);
     for (const int gone : left_) {
@@ -433,8 +457,7 @@ void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
 // ---- sending and failing ----
 
 Status Coordinator::report_stalls() {
-  const Result<StallMonitor::Notices> notices =
-      stalls_.check(channels_, executor_, Clock::now());
+  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, executor_, now_);
   if (!notices.ok()) return notices.status();
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;

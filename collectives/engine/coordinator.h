@@ -1,15 +1,16 @@
 #pragma once
 
-/// The thread that turns submissions of all ranks into operations that all ranks run.
+/// Turns submissions of all ranks into operations that all ranks run: on a thread of its own, or on one
+/// that waits (baton.h says who works when).
 ///
 /// In each process set the first rank is the leader. Members send it Requests; its Negotiator
 /// (negotiator.h has the states of one operation) answers with Responses; what all have agreed on
 /// goes to the Executor. Three parts that know nothing of each other: negotiation, planning, execution.
 /// Operations of a plan are agreed on from the start, and go to the Executor at once.
 ///
-/// Nobody listens without need. A rank that has submitted nothing sleeps on its doorbell: no operation
-/// of its sets can complete without it, so what others have sent can wait until it submits, too. A
-/// leader whose call was refused, or has failed, stays awake until it has told the others.
+/// Nobody listens without need. In a rank that has submitted nothing nobody hears the doorbell: no
+/// operation of its sets can complete without it, so what others have sent can wait until it submits,
+/// too. A leader whose call was refused, or has failed, stays awake until it has told the others.
 ///
 ///   state     meaning                               leaves it
 ///   --------  ------------------------------------  ------------------------------------------------
@@ -43,6 +44,7 @@
 #include "base/log.h"
 #include "control/control_plane.h"
 #include "data/data_plane.h"
+#include "engine/baton.h"
 #include "engine/channel.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
@@ -54,7 +56,7 @@
 
 namespace kolo::core {
 
-class Coordinator {
+class Coordinator final : private Baton::Holder {
  public:
   struct Planes {
     ControlPlane& control;
@@ -70,11 +72,13 @@ class Coordinator {
     TraceRelay* relay = nullptr;
   };
 
-  /// Starts the thread. All of these must outlive the coordinator.
-  Coordinator(const Config& config, Planes planes, Trace trace, spdlog::logger& logger);
+  /// Starts the thread. All of these must outlive the coordinator. `baton`: of the planes'
+  /// doorbell.
+  Coordinator(const Config& config, Planes planes, std::shared_ptr<Baton> baton, Trace trace,
+              spdlog::logger& logger);
 
   /// Leaves.
-  ~Coordinator();
+  ~Coordinator() override;
 
   /// Never blocks; errors come through the submission's Work. Thread-safe.
   void submit(Submission submission);
@@ -83,7 +87,9 @@ class Coordinator {
   void leave();
 
  private:
-  void run();
+  void run_thread();
+  void run(const Work* awaited) noexcept override;
+  bool has_work() override;
   bool finished() const;
   Result<bool> advance_within_memory();
   Result<bool> advance();
@@ -116,11 +122,14 @@ class Coordinator {
   void fail(const std::string& reason, bool tell_others);
   void complete_pending(const std::string& error);
   bool expecting() const;
-  void sleep(Clock::time_point idle_since);
+  void sleep(Clock::duration idle, bool gives_way);
 
   ControlPlane& control_;
   Doorbell& doorbell_;
+  const std::shared_ptr<Baton> baton_;
   const bool planes_ring_;
+  /// This host has more ranks than cores.
+  const bool crowded_;
   spdlog::logger& logger_;
   const int rank_;
   TraceRelay* const relay_;
@@ -133,8 +142,10 @@ class Coordinator {
   std::vector<Submission> submitted_;  // guarded by mutex_
   bool leave_called_ = false;          // guarded by mutex_
 
-  // The rest belongs to the thread.
+  // The rest belongs to who holds the baton.
   std::map<ChannelId, Channel> channels_;
+  /// When the look at hand began.
+  Clock::time_point now_ = Clock::now();
   std::string failure_;
   bool leaving_ = false;
   /// Ranks from which Leave has come, and sets for which AllLeft has.

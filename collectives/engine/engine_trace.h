@@ -17,7 +17,7 @@ struct GroupTimes {
   Clock::time_point met;
 };
 
-/// Used by one thread, the coordinator's.
+/// Used by one thread at a time.
 class EngineTrace {
  public:
   explicit EngineTrace(Timeline& timeline);

@@ -26,7 +26,7 @@ struct AgreedSubmission {
   Response response;
 };
 
-/// Used by one thread, the coordinator's. Each channel starts its groups in the order in which they
+/// Used by one thread at a time. Each channel starts its groups in the order in which they
 /// were enqueued, which is the same on all its members; channels do not wait for each other.
 class Executor {
  public:

@@ -57,7 +57,7 @@ void Negotiator::add(int rank, Request request, Clock::time_point now) {
 
 Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Request& request,
                                                  int rank, Clock::time_point now) {
-  std::deque<Operation>& operations = operations_[request.name];
+  std::vector<Operation>& operations = operations_[request.name];
   for (Operation& operation : operations) {
     if (!operation.submitted[member]) return operation;
   }
@@ -82,6 +82,7 @@ void Negotiator::count(Operation& operation, std::size_t member) {
 
 void Negotiator::fail(Operation& operation, const std::string& error) {
   if (operation.error.empty()) operation.error = error;
+  has_replies_ |= !operation.waiting.empty();
   for (const std::size_t member : operation.waiting) {
     replies_[member].push_back({.name = operation.first.name, .error = operation.error});
   }
@@ -98,6 +99,7 @@ void Negotiator::conclude(Operation& operation) {
     }
     response.new_channel = next_channel_++;
   }
+  has_replies_ = true;
   for (std::vector<Response>& replies : replies_) replies.push_back(response);
 }
 
@@ -124,6 +126,7 @@ void Negotiator::leave(int rank) {
 }
 
 std::vector<std::vector<Response>> Negotiator::take_replies() {
+  has_replies_ = false;
   return std::exchange(replies_, std::vector<std::vector<Response>>(ranks_.size()));
 }
 

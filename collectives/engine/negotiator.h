@@ -5,7 +5,6 @@
 
 #include <chrono>
 #include <cstdint>
-#include <deque>
 #include <set>
 #include <string>
 #include <unordered_map>
@@ -42,6 +41,8 @@ class Negotiator {
 
   /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all.
   std::vector<std::vector<Response>> take_replies();
+
+  bool has_replies() const { return has_replies_; }
 
   struct Stall {
     std::string name;
@@ -85,10 +86,11 @@ class Negotiator {
   std::vector<int> ranks_;
   std::set<int> left_;
   /// By name; usually one operation each, more while a failed one waits for its last ranks.
-  std::unordered_map<std::string, std::deque<Operation>> operations_;
+  std::unordered_map<std::string, std::vector<Operation>> operations_;
   /// Open operations that member 0 has submitted.
   std::size_t joined_by_leader_ = 0;
   std::vector<std::vector<Response>> replies_;
+  bool has_replies_ = false;
   ChannelId next_channel_ = kWorldChannel + 1;
 };
 

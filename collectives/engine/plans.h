@@ -14,7 +14,7 @@ namespace kolo::core {
 
 /// The plans that this rank takes part in, and where they end. A member that leaves says how many
 /// operations of each plan it has submitted: it still runs those, and the others' later ones fail. Used by
-/// one thread, the coordinator's.
+/// one thread at a time.
 class Plans {
  public:
   explicit Plans(Executor& executor) : executor_(executor) {}

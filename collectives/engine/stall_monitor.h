@@ -19,7 +19,7 @@ namespace kolo::core {
 /// A leader knows who is missing: it warns, and gives up on an operation, after the configured times. A
 /// leader that has itself submitted nothing sleeps and does neither, so its members do both for it, a
 /// little later. Of an operation that was started each rank knows who is missing, and the first of them
-/// warns. Used by one thread, the coordinator's.
+/// warns. Used by one thread at a time.
 class StallMonitor {
  public:
   /// How often it looks, at most.

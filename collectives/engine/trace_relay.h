@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/doorbell.h"
+#include "engine/baton.h"
 #include "engine/trace_sink.h"
 
 namespace kolo::core {
@@ -18,15 +18,20 @@ namespace kolo::core {
 /// Thread-safe.
 class TraceRelay {
  public:
-  /// `doorbell` wakes the coordinator.
-  explicit TraceRelay(Doorbell& doorbell) : doorbell_(doorbell) {}
+  /// `baton` is called for what was put.
+  explicit TraceRelay(std::shared_ptr<Baton> baton) : baton_(std::move(baton)) {}
 
   void put(std::string_view lines) {
     {
       const std::lock_guard lock(mutex_);
       waiting_.emplace_back(lines);
     }
-    doorbell_.ring();
+    baton_->call();
+  }
+
+  bool empty() const {
+    const std::lock_guard lock(mutex_);
+    return waiting_.empty();
   }
 
   std::vector<std::string> take() {
@@ -35,8 +40,8 @@ class TraceRelay {
   }
 
  private:
-  Doorbell& doorbell_;
-  std::mutex mutex_;
+  const std::shared_ptr<Baton> baton_;
+  mutable std::mutex mutex_;
   std::vector<std::string> waiting_;  // guarded by mutex_
 };
 

@@ -3,6 +3,7 @@
 /// One submitted operation and its outcome: the only thing that user threads and the coordinator
 /// share.
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <memory>
@@ -41,36 +42,36 @@ struct Outcome {
   ChannelId new_channel = 0;
 };
 
-/// Thread-safe. What the coordinator wrote before complete() is seen after wait().
+class Baton;
+
+/// Thread-safe. What the coordinator wrote before complete() is seen after done() or wait(): done_
+/// is stored with release order, and loaded with acquire order.
 class Work {
  public:
-  bool done() const {
-    const std::lock_guard lock(mutex_);
-    return status_.has_value();
-  }
+  /// Whoever waits works with this baton. To be called before there is anybody else who knows of it.
+  void work_with(std::shared_ptr<Baton> baton) { baton_ = std::move(baton); }
+
+  bool done() const { return done_.load(std::memory_order_acquire); }
 
   /// Blocks until the operation is done, and says how it went.
-  Status wait() const {
-    std::unique_lock lock(mutex_);
-    condition_.wait(lock, [this] { return status_.has_value(); });
-    return *status_;
-  }
+  Status wait() const;
+
+  /// Sleeps until the operation is done, or somebody is to be woken by nudge().
+  void sleep() const;
+  void nudge() const;
 
   /// Valid after a wait() that returned success.
   const Outcome& outcome() const { return outcome_; }
 
-  void complete(Status status, Outcome outcome = {}) {
-    {
-      const std::lock_guard lock(mutex_);
-      outcome_ = std::move(outcome);
-      status_ = std::move(status);
-    }
-    condition_.notify_all();
-  }
+  void complete(Status status, Outcome outcome = {});
 
  private:
+  std::shared_ptr<Baton> baton_;
   mutable std::mutex mutex_;
   mutable std::condition_variable condition_;
+  mutable bool nudged_ = false;  // guarded by mutex_
+  std::atomic<bool> done_ = false;
+  // Written before done_.
   std::optional<Status> status_;
   Outcome outcome_;
 };
@@ -91,6 +92,8 @@ struct Submission {
   /// Owns that memory until the operation is done.
   std::shared_ptr<void> keepalive;
   std::shared_ptr<Work> work = std::make_shared<Work>();
+  /// Whoever submits it calls `work->wait()` at once, so that no other thread need be woken for it.
+  bool awaited = false;
   Clock::time_point submitted = Clock::now();
   /// What it is made of; empty when it is one tensor, the request's.
   std::vector<Part> parts;

@@ -62,7 +62,7 @@ Result<Session> Session::open() {
         thread_level_name(level)));
   }
   return Status::error(fmt::format(
-      "MPI was initialised before Kolo, with {}; Kolo talks from a thread of its own and needs "
+      "MPI was initialised before Kolo, with {}; Kolo talks from several threads, one at a time, and needs "
       "MPI_THREAD_SERIALIZED or better: call MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, "
       "&provided) in place of MPI_Init, or leave starting MPI to kolo::init()",
       thread_level_name(level)));

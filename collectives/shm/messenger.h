@@ -15,7 +15,7 @@ namespace kolo::core::shm {
 
 /// Nothing blocks; messages from one rank to another arrive in the order in which they were sent. A
 /// message that does not fit into the ring goes through it in pieces, as the receiver makes room.
-/// Used by one thread.
+/// Used by one thread at a time.
 class Messenger {
  public:
   Messenger(std::shared_ptr<const Host> host, Section section);

@@ -44,6 +44,7 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
   Submission submission;
   submission.channel = set_.channel;
   submission.plan = recipe_.plan;
+  submission.awaited = recipe_.awaited;
   submission.request.name = recipe_.name;
   submission.request.kind = recipe_.kind;
   submission.request.dtype = recipe_.dtype;
@@ -117,8 +118,9 @@ void Call::check() const {
       << to_string(recipe_.op);
 }
 
-void run(Context& context, const Set& set, const Recipe& recipe) {
-  Call(context, set, recipe).check();
+void run(Context& context, const Set& set, Recipe recipe) {
+  recipe.awaited = true;
+  Call(context, set, std::move(recipe)).check();
 }
 
 Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set) {

@@ -42,6 +42,8 @@ struct Recipe {
   std::uint64_t seed = 0;
   /// Not 0: of this plan; an all-gather then has as many rows on each member.
   PlanId plan = 0;
+  /// Who submits it waits at once.
+  bool awaited = false;
 };
 
 /// One rank's part in an operation.
@@ -69,8 +71,8 @@ class Call {
   std::shared_ptr<Work> work_;
 };
 
-/// Submits, waits, and compares.
-void run(Context& context, const Set& set, const Recipe& recipe);
+/// A blocking call, whose result must be the right one.
+void run(Context& context, const Set& set, Recipe recipe);
 
 /// Any kind, dtype, op and size, by the seed.
 Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set);

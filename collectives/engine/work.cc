@@ -1,0 +1,37 @@
+#include "engine/work.h"
+
+#include "engine/baton.h"
+
+namespace kolo::core {
+
+Status Work::wait() const {
+  if (baton_ != nullptr && !done()) baton_->await(*this);
+  while (!done()) sleep();
+  return *status_;
+}
+
+void Work::sleep() const {
+  std::unique_lock lock(mutex_);
+  condition_.wait(lock, [this] { return done() || nudged_; });
+  nudged_ = false;
+}
+
+void Work::nudge() const {
+  {
+    const std::lock_guard lock(mutex_);
+    nudged_ = true;
+  }
+  condition_.notify_all();
+}
+
+void Work::complete(Status status, Outcome outcome) {
+  {
+    const std::lock_guard lock(mutex_);
+    outcome_ = std::move(outcome);
+    status_ = std::move(status);
+    done_.store(true, std::memory_order_release);
+  }
+  condition_.notify_all();
+}
+
+}  // namespace kolo::core
