@@ -35,6 +35,13 @@ function(kolo_set_mpi_environment name)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${_kolo_mpi_environment}")
 endfunction()
 
+# kolo_add_hosts_test(NAME COMMAND ...): on two emulated hosts of two ranks each, where they are permitted.
+function(kolo_add_hosts_test name)
+  add_test(NAME ${name}
+    COMMAND "${KOLO_TEST_SUPPORT_DIR}/../hosts/emulated_hosts" --hosts 2 --slots 2 -- ${ARGN})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 PROCESSORS 4 SKIP_RETURN_CODE 77)
+endfunction()
+
 # kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [ENVIRONMENT ...]): NAME.np1, NAME.np2, ..., each
 # under mpirun.
 function(kolo_add_mpi_test name target)

@@ -16,8 +16,9 @@ namespace kolo::core {
 /// The same on all ranks, or they will not understand each other.
 struct MpiDataOptions {
   /// Larger transfers are cut into chunks of this size, so that one is under way while the next is
-  /// being reduced.
-  std::int64_t chunk_bytes = std::int64_t{1} << 20;
+  /// being reduced. Open MPI sends up to 64 KiB over TCP without asking the receiver first; each
+  /// such question waits for a look of the receiver, and behind what is queued on the link.
+  std::int64_t chunk_bytes = std::int64_t{60} << 10;
 
   /// All-reduces up to this size send everything to everybody: more bytes, but one latency.
   std::int64_t direct_bytes = std::int64_t{16} << 10;

@@ -29,7 +29,7 @@ class SelectingDataPlane final : public DataPlane {
  public:
   struct Choice {
     std::string name;
-    std::unique_ptr<DataPlane> plane;
+    std::shared_ptr<DataPlane> plane;
   };
 
   /// Of the routes that fit, the one with the most `from_bytes` is taken. The first plane gives the

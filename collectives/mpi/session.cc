@@ -87,4 +87,15 @@ Result<Topology> Session::topology() const {
   return topology;
 }
 
+Result<std::vector<int>> Session::all_gather(int own) const {
+  Result<Comm> world = duplicate_world();
+  if (!world.ok()) return world.status();
+  std::vector<int> all(static_cast<std::size_t>(world.value().size()));
+  Status status =
+      check(MPI_Allgather(&own, 1, MPI_INT, all.data(), 1, MPI_INT, world.value().get()),
+            "MPI_Allgather");
+  if (!status.ok()) return status;
+  return all;
+}
+
 }  // namespace kolo::core::mpi

@@ -2,6 +2,8 @@
 
 /// The process's use of MPI: who starts and ends it, and what Kolo gets from it.
 
+#include <vector>
+
 #include "base/status.h"
 #include "base/topology.h"
 #include "mpi/handles.h"
@@ -25,6 +27,9 @@ class Session {
 
   /// Collective over MPI_COMM_WORLD.
   Result<Topology> topology() const;
+
+  /// Collective over all ranks: what each has given, by rank.
+  Result<std::vector<int>> all_gather(int own) const;
 
   /// What MPI provides: MPI_THREAD_SERIALIZED or MPI_THREAD_MULTIPLE.
   int thread_level() const { return thread_level_; }

@@ -32,6 +32,8 @@ struct Job {
   Collective collective;
   /// Of the random inputs.
   std::uint64_t seed = 0;
+  /// Of each rank.
+  std::vector<int> hosts;
 };
 
 Bytes input_of(const Job& job, int member) {
@@ -48,7 +50,9 @@ Bytes expected_of(const Job& job) {
   std::vector<Bytes> inputs;
   for (int member = 0; member < members; ++member) inputs.push_back(input_of(job, member));
   if (c.kind == CollectiveKind::Allreduce) {
-    return oracle::reduce({c.dtype, c.op, c.prescale, c.postscale}, inputs);
+    std::vector<int> host_of;
+    for (const int rank : c.ranks) host_of.push_back(job.hosts[static_cast<std::size_t>(rank)]);
+    return oracle::reduce_by_host({c.dtype, c.op, c.prescale, c.postscale}, inputs, host_of);
   }
   Bytes all;
   for (const Bytes& input : inputs) all.insert(all.end(), input.begin(), input.end());
@@ -174,7 +178,8 @@ using Queue = std::deque<std::unique_ptr<Part>>;
 
 /// This rank's parts, by channel. Large vectors only in the first one.
 std::map<ChannelId, Queue> parts(int rank, int size, DataType dtype,
-                                 const std::vector<std::int64_t>& counts, Memory memory) {
+                                 const std::vector<std::int64_t>& counts, Memory memory,
+                                 const std::vector<int>& hosts) {
   std::map<ChannelId, Queue> parts;
   for (const auto& [channel, ranks] : channels(size)) {
     std::uint64_t sequence = kFirstSequence;
@@ -185,7 +190,7 @@ std::map<ChannelId, Queue> parts(int rank, int size, DataType dtype,
         c.channel = channel;
         c.sequence = sequence++;
         if (std::ranges::find(ranks, rank) == ranks.end()) continue;
-        const Job job{std::move(c), channel * 1000 + sequence};
+        const Job job{std::move(c), channel * 1000 + sequence, hosts};
         const bool in_plane =
             memory == Memory::Plane ||
             (memory == Memory::Mixed && (job.seed * 7 + static_cast<unsigned>(rank)) % 3 != 0);
@@ -254,9 +259,12 @@ std::vector<std::byte> message(int source, int destination, int index) {
 }  // namespace
 
 void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
-                     const std::vector<std::int64_t>& counts, const Idle& idle, Memory memory) {
+                     const std::vector<std::int64_t>& counts, const Idle& idle, Memory memory,
+                     const std::vector<int>& hosts) {
   std::mt19937 random(static_cast<unsigned>(rank) + 1);
-  std::map<ChannelId, Queue> waiting = parts(rank, size, dtype, counts, memory);
+  const std::vector<int> one_host(static_cast<std::size_t>(size), 0);
+  std::map<ChannelId, Queue> waiting =
+      parts(rank, size, dtype, counts, memory, hosts.empty() ? one_host : hosts);
   std::vector<Flight> flights;
   bool started = true;
   while (started || !flights.empty()) {

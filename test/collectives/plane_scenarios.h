@@ -20,10 +20,11 @@ enum class Memory { Private, Plane, Mixed };
 
 /// Every kind of collective on each number of elements, in several channels, among all ranks and
 /// among some. Many are in flight at once; each rank starts the channels interleaved in its own
-/// way, and progresses in random order. Results are compared with a serial computation, bit by bit.
+/// way, and progresses in random order. Results are compared with a serial computation, bit by bit,
+/// which sums by host if `hosts` tells each rank's.
 void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
                      const std::vector<std::int64_t>& counts, const Idle& idle,
-                     Memory memory = Memory::Private);
+                     Memory memory = Memory::Private, const std::vector<int>& hosts = {});
 
 /// Every rank sends messages of many sizes to every other; they arrive in order and unchanged.
 void run_messages(ControlPlane& plane, const Idle& idle);

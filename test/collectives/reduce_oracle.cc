@@ -1,9 +1,11 @@
 #include "reduce_oracle.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "half_oracle.h"
 
@@ -176,6 +178,32 @@ Bytes reduce(const Reduction& reduction, std::span<const Bytes> inputs) {
     }
   }
   return output;
+}
+
+Bytes reduce_by_host(const Reduction& reduction, std::span<const Bytes> inputs,
+                     std::span<const int> host_of) {
+  std::vector<std::pair<int, std::vector<Bytes>>> hosts;
+  for (std::size_t i = 0; i < inputs.size(); ++i) {
+    auto host = std::ranges::find(hosts, host_of[i], &decltype(hosts)::value_type::first);
+    if (host == hosts.end()) host = hosts.insert(host, {host_of[i], {}});
+    host->second.push_back(inputs[i]);
+  }
+  const bool mean = reduction.op == ReduceOp::Average;
+  if (hosts.size() == 1 || hosts.size() == inputs.size() ||
+      (mean && !is_floating(reduction.dtype))) {
+    return reduce(reduction, inputs);
+  }
+  std::vector<Bytes> results;
+  for (const auto& [host, own] : hosts) {
+    Reduction within = reduction;
+    within.postscale =
+        mean ? static_cast<double>(own.size() * hosts.size()) / static_cast<double>(inputs.size())
+             : 1.0;
+    results.push_back(reduce(within, own));
+  }
+  Reduction between = reduction;
+  between.prescale = 1.0;
+  return reduce(between, results);
 }
 
 bool same_values(DataType dtype, const Bytes& a, const Bytes& b) {

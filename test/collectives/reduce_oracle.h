@@ -24,6 +24,12 @@ using Bytes = std::vector<std::byte>;
 /// Input vectors have the same size.
 Bytes reduce(const Reduction& reduction, std::span<const Bytes> inputs);
 
+/// The inputs of each host among themselves, then the hosts' results, both in order; `host_of` each
+/// input. A mean is that of the hosts' means, weighted; of integers, and where each host has one
+/// input, everything is reduced at once.
+Bytes reduce_by_host(const Reduction& reduction, std::span<const Bytes> inputs,
+                     std::span<const int> host_of);
+
 /// Equal but for the bits of NaNs.
 bool same_values(DataType dtype, const Bytes& a, const Bytes& b);
 

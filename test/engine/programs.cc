@@ -37,6 +37,7 @@ Set add_set(Context& context, const std::string& name, const std::vector<int>& r
 Call::Call(Context& context, const Set& set, Recipe recipe)
     : set_(set),
       rank_(context.topology().rank),
+      ranks_per_host_(context.topology().local_size),
       recipe_(std::move(recipe)),
       input_(std::make_shared<oracle::Bytes>(input_of(rank_))) {
   const bool in_place = recipe_.kind == CollectiveKind::Broadcast || recipe_.seed % 2 == 0;
@@ -75,14 +76,18 @@ oracle::Bytes Call::input_of(int rank) const {
 
 oracle::Bytes Call::expected() const {
   std::vector<oracle::Bytes> inputs;
-  for (const int rank : set_.ranks) inputs.push_back(input_of(rank));
+  std::vector<int> hosts;
+  for (const int rank : set_.ranks) {
+    inputs.push_back(input_of(rank));
+    hosts.push_back(host_of(rank));
+  }
   switch (recipe_.kind) {
     case CollectiveKind::Allreduce:
-      return oracle::reduce({.dtype = recipe_.dtype,
-                             .op = recipe_.op,
-                             .prescale = recipe_.prescale,
-                             .postscale = recipe_.postscale},
-                            inputs);
+      return oracle::reduce_by_host({.dtype = recipe_.dtype,
+                                     .op = recipe_.op,
+                                     .prescale = recipe_.prescale,
+                                     .postscale = recipe_.postscale},
+                                    inputs, hosts);
     case CollectiveKind::Broadcast:
       return inputs[recipe_.root_member];
     case CollectiveKind::Allgather: {
@@ -171,14 +176,15 @@ void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64
     Recipe recipe = random_recipe(fmt::format("{}.{}", plan, number),
                                   seed * 10'007 + plan * 1009 + number, set);
     recipe.plan = plan;
-    if (plan != 0 && recipe.kind == CollectiveKind::Barrier) recipe.kind = CollectiveKind::Broadcast;
+    if (plan != 0 && recipe.kind == CollectiveKind::Barrier)
+      recipe.kind = CollectiveKind::Broadcast;
     calls.emplace_back(context, set, recipe);
     if (plan != 0) ++i;
     if (own() % 8 == 0) calls[own() % calls.size()].work().done();
   }
   for (; next[0] < rounds; ++next[0]) {
-    calls.emplace_back(context, set, random_recipe(fmt::format("0.{}", next[0]),
-                                                   seed * 10'007 + next[0], set));
+    calls.emplace_back(context, set,
+                       random_recipe(fmt::format("0.{}", next[0]), seed * 10'007 + next[0], set));
   }
   for (const Call& call : calls) call.check();
 }

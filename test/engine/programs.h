@@ -59,11 +59,14 @@ class Call {
 
  private:
   Shape shape_of(int rank) const;
+  /// Each host has as many consecutive ranks.
+  int host_of(int rank) const { return rank / ranks_per_host_; }
   oracle::Bytes input_of(int rank) const;
   oracle::Bytes expected() const;
 
   Set set_;
   int rank_;
+  int ranks_per_host_;
   Recipe recipe_;
   /// Owned by the submission as well, which may outlive this.
   std::shared_ptr<oracle::Bytes> input_;
@@ -81,8 +84,8 @@ Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set
 void run_in_random_order(Context& context, const Set& set, std::size_t operations,
                          std::uint64_t seed);
 
-/// Operations of three plans, and as many that are negotiated, interleaved on each rank in a way of its
-/// own.
+/// Operations of three plans, and as many that are negotiated, interleaved on each rank in a way of
+/// its own.
 void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed);
 
 /// Two threads of each rank, each with a process set of its own that has all ranks.

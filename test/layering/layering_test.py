@@ -19,7 +19,7 @@ BELOW = {
     "context": ["base", "wire", "mpi", "shm", "control", "data", "engine"],
 }
 # Backends are known to the place that chooses between them, and to nobody else.
-BACKEND = re.compile(r"^(control|data)/(mpi|shm|inproc)_")
+BACKEND = re.compile(r"^(control|data)/(hierarchical|mpi|shm|inproc)_")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 LIBTORCH = ("torch/", "ATen/", "c10/")
 

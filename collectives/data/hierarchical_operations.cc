@@ -1,0 +1,165 @@
+#include "data/hierarchical_operations.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "data/hierarchical_data.h"
+
+namespace kolo::core {
+namespace {
+
+// An operation's numbers on the near plane, two a chunk.
+constexpr int kNearNumberBits = 24;
+
+// Beyond the bits of a number that tell operations apart.
+constexpr int kSliceShift = 48;
+
+/// What one does that peers wait for must not go on: an operation of no elements does not fit
+/// theirs.
+void refuse(HierarchicalSteps::Step step) {
+  step.collective.count = 0;
+  std::ranges::fill(step.collective.counts, 0);
+  (void)step.plane->start(step.collective);
+}
+
+}  // namespace
+
+HostLayout::HostLayout(const Collective& collective, const std::vector<int>& host_of_rank) {
+  std::vector<int> seen;
+  for (int member = 0; member < std::ssize(collective.ranks); ++member) {
+    const int rank = collective.ranks[static_cast<std::size_t>(member)];
+    const int host = host_of_rank[static_cast<std::size_t>(rank)];
+    const auto index = static_cast<std::size_t>(std::ranges::find(seen, host) - seen.begin());
+    if (index == seen.size()) {
+      seen.push_back(host);
+      hosts.emplace_back();
+    }
+    hosts[index].push_back(member);
+    host_of.push_back(index);
+  }
+  own_host = host_of[static_cast<std::size_t>(collective.member)];
+}
+
+std::uint64_t far_number(const Collective& collective, std::int64_t chunk, std::size_t slice) {
+  return (static_cast<std::uint64_t>(slice) << kSliceShift) +
+         collective.sequence * static_cast<std::uint64_t>(kHierarchicalWindow) +
+         static_cast<std::uint64_t>(chunk % kHierarchicalWindow);
+}
+
+HierarchicalSteps::HierarchicalSteps(const HierarchicalSetup& setup, const Collective& collective)
+    : setup_(setup),
+      collective_(collective),
+      element_bytes_(static_cast<std::int64_t>(size_of(collective.dtype))),
+      chunk_count_(std::max(std::int64_t{1}, setup.chunk_bytes / element_bytes_)),
+      chunks_((collective.count + chunk_count_ - 1) / chunk_count_) {}
+
+std::vector<int> HierarchicalSteps::missing(const Step& step, const Operation& operation) const {
+  std::set<int> missing;
+  for (const int index : operation.missing()) {
+    const int rank = step.collective.ranks[static_cast<std::size_t>(index)];
+    const auto found = std::ranges::find(collective_.ranks, rank) - collective_.ranks.begin();
+    missing.insert(static_cast<int>(found));
+    if (step.plane == &setup_.near) continue;
+    const auto& host = setup_.layout.hosts[setup_.layout.host_of[static_cast<std::size_t>(found)]];
+    missing.insert(host.begin(), host.end());
+  }
+  return {missing.begin(), missing.end()};
+}
+
+HierarchicalSteps::Elements HierarchicalSteps::elements_of(std::int64_t chunk) const {
+  const std::int64_t before = chunk * chunk_count_;
+  return {static_cast<std::byte*>(collective_.output) + before * element_bytes_,
+          std::min(chunk_count_, collective_.count - before)};
+}
+
+Collective HierarchicalSteps::among(const std::vector<int>& members, CollectiveKind kind,
+                                    Elements elements) const {
+  Collective step;
+  step.kind = kind;
+  step.dtype = collective_.dtype;
+  for (const int member : members) {
+    if (member == collective_.member) step.member = static_cast<int>(step.ranks.size());
+    step.ranks.push_back(collective_.ranks[static_cast<std::size_t>(member)]);
+  }
+  step.channel = collective_.channel;
+  step.output = elements.begin;
+  step.count = elements.count;
+  return step;
+}
+
+HierarchicalSteps::Step HierarchicalSteps::near_step(CollectiveKind kind, Elements elements,
+                                                     std::int64_t chunk, int turn) const {
+  Step step{&setup_.near, among(setup_.layout.own(), kind, elements)};
+  step.collective.sequence =
+      (collective_.sequence << kNearNumberBits) + static_cast<std::uint64_t>(2 * chunk + turn);
+  return step;
+}
+
+HierarchicalSteps::Step HierarchicalSteps::far_step(CollectiveKind kind, Elements elements,
+                                                    std::int64_t chunk,
+                                                    const std::vector<int>& members,
+                                                    std::size_t slice) const {
+  Step step{&setup_.far, among(members, kind, elements)};
+  step.collective.sequence = far_number(collective_, chunk, slice);
+  return step;
+}
+
+StartedOperation HierarchicalOperation::begin(std::unique_ptr<const HierarchicalSteps> steps) {
+  std::unique_ptr<HierarchicalOperation> operation(new HierarchicalOperation(std::move(steps)));
+  const Result<Progress> progress = operation->progress();
+  if (!progress.ok()) return progress.status();
+  return std::unique_ptr<Operation>(std::move(operation));
+}
+
+HierarchicalOperation::~HierarchicalOperation() {
+  for (Flight& flight : flights_) {
+    flight.operation.reset();
+    for (; !flight.landed(); ++flight.next) refuse(flight.steps[flight.next]);
+  }
+  // Peers are at most at the beginning of the next one.
+  if (next_chunk_ == steps_->chunks()) return;
+  for (const HierarchicalSteps::Step& step : steps_->of(next_chunk_)) refuse(step);
+}
+
+Result<bool> HierarchicalOperation::Flight::advance() {
+  bool moved = false;
+  while (!landed()) {
+    if (operation == nullptr) {
+      StartedOperation started = steps[next].plane->start(steps[next].collective);
+      if (!started.ok()) return started.status();
+      operation = std::move(started).value();
+      ++next;
+      moved = true;
+    }
+    const Result<Progress> progress = operation->progress();
+    if (!progress.ok()) return progress.status();
+    if (progress.value() != Progress::Done) return moved || progress.value() == Progress::Moved;
+    operation.reset();
+    moved = true;
+  }
+  return moved;
+}
+
+Result<Operation::Progress> HierarchicalOperation::progress() {
+  while (next_chunk_ < steps_->chunks() && std::ssize(flights_) < kHierarchicalWindow) {
+    flights_.emplace_back().steps = steps_->of(next_chunk_++);
+  }
+  bool moved = false;
+  for (Flight& flight : flights_) {
+    const Result<bool> advanced = flight.advance();
+    if (!advanced.ok()) return advanced.status();
+    moved = moved || advanced.value();
+  }
+  while (!flights_.empty() && flights_.front().landed()) flights_.pop_front();
+  if (flights_.empty() && next_chunk_ == steps_->chunks()) return Progress::Done;
+  return moved ? Progress::Moved : Progress::Waiting;
+}
+
+std::vector<int> HierarchicalOperation::missing() const {
+  if (flights_.empty() || flights_.front().operation == nullptr) return {};
+  const Flight& oldest = flights_.front();
+  return steps_->missing(oldest.steps[oldest.next - 1], *oldest.operation);
+}
+
+}  // namespace kolo::core

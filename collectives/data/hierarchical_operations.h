@@ -1,0 +1,127 @@
+#pragma once
+
+/// The operations of the hierarchical data plane: one function begins each.
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "data/data_plane.h"
+
+namespace kolo::core {
+
+/// How the members of an operation are spread over hosts. Members by index.
+struct HostLayout {
+  HostLayout(const Collective& collective, const std::vector<int>& host_of_rank);
+
+  const std::vector<int>& own() const { return hosts[own_host]; }
+  bool one_member_each() const { return hosts.size() == host_of.size(); }
+
+  /// Of each host, in the order of their first members, its members in ascending order.
+  std::vector<std::vector<int>> hosts;
+  /// Of each member.
+  std::vector<std::size_t> host_of;
+  std::size_t own_host = 0;
+};
+
+/// What an operation gets from its plane, which outlives it.
+struct HierarchicalSetup {
+  DataPlane& near;
+  DataPlane& far;
+  HostLayout layout;
+  std::int64_t chunk_bytes = 0;
+};
+
+StartedOperation start_hierarchical_allreduce(const HierarchicalSetup& setup,
+                                              const Collective& collective);
+StartedOperation start_hierarchical_broadcast(const HierarchicalSetup& setup,
+                                              const Collective& collective);
+
+/// The number that a chunk has on the far plane: the same as that of a chunk that begins after this
+/// one has ended. Slices are reduced at the same time by different members.
+std::uint64_t far_number(const Collective& collective, std::int64_t chunk, std::size_t slice = 0);
+
+/// What this member does for the chunks of an operation.
+class HierarchicalSteps {
+ public:
+  /// An operation of one of the two planes.
+  struct Step {
+    DataPlane* plane = nullptr;
+    Collective collective;
+  };
+
+  HierarchicalSteps(const HierarchicalSetup& setup, const Collective& collective);
+  virtual ~HierarchicalSteps() = default;
+  HierarchicalSteps(const HierarchicalSteps&) = delete;
+  HierarchicalSteps& operator=(const HierarchicalSteps&) = delete;
+
+  std::int64_t chunks() const { return chunks_; }
+  /// One after the other.
+  virtual std::vector<Step> of(std::int64_t chunk) const = 0;
+  /// Members, by index, for which a step waits: of another host all, since one speaks for it.
+  std::vector<int> missing(const Step& step, const Operation& operation) const;
+
+ protected:
+  struct Elements {
+    std::byte* begin = nullptr;
+    std::int64_t count = 0;
+  };
+
+  const HierarchicalSetup& setup() const { return setup_; }
+  const Collective& collective() const { return collective_; }
+  std::int64_t element_bytes() const { return element_bytes_; }
+  Elements elements_of(std::int64_t chunk) const;
+
+  /// Among the members of this host. `turn`: which of a chunk's two.
+  Step near_step(CollectiveKind kind, Elements elements, std::int64_t chunk, int turn) const;
+  /// Among one member of each host, in ascending order.
+  Step far_step(CollectiveKind kind, Elements elements, std::int64_t chunk,
+                const std::vector<int>& members, std::size_t slice) const;
+
+ private:
+  Collective among(const std::vector<int>& members, CollectiveKind kind, Elements elements) const;
+
+  const HierarchicalSetup setup_;
+  const Collective collective_;
+  const std::int64_t element_bytes_;
+  /// Elements of a chunk.
+  const std::int64_t chunk_count_;
+  const std::int64_t chunks_;
+};
+
+/// Takes chunks through their steps.
+class HierarchicalOperation final : public Operation {
+ public:
+  static StartedOperation begin(std::unique_ptr<const HierarchicalSteps> steps);
+
+  /// Before it is Done, peers that wait for this member's next steps fail.
+  ~HierarchicalOperation() override;
+  HierarchicalOperation(const HierarchicalOperation&) = delete;
+  HierarchicalOperation& operator=(const HierarchicalOperation&) = delete;
+
+  Result<Progress> progress() override;
+  std::vector<int> missing() const override;
+
+ private:
+  /// A chunk under way.
+  struct Flight {
+    std::vector<HierarchicalSteps::Step> steps;
+    std::size_t next = 0;
+    /// The step before `next`, if it is under way.
+    std::unique_ptr<Operation> operation;
+
+    bool landed() const { return next == steps.size() && operation == nullptr; }
+    /// Whether anything moved.
+    Result<bool> advance();
+  };
+
+  explicit HierarchicalOperation(std::unique_ptr<const HierarchicalSteps> steps)
+      : steps_(std::move(steps)) {}
+
+  const std::unique_ptr<const HierarchicalSteps> steps_;
+  std::int64_t next_chunk_ = 0;
+  std::deque<Flight> flights_;
+};
+
+}  // namespace kolo::core
