@@ -41,7 +41,7 @@ constexpr std::int64_t kHierarchicalWindow = 4;
 
 struct HierarchicalOptions {
   /// The same on all ranks, or they will not understand each other.
-  std::int64_t chunk_bytes = std::int64_t{4} << 20;
+  std::int64_t chunk_bytes = std::int64_t{1} << 20;
 };
 
 class HierarchicalDataPlane final : public DataPlane {
