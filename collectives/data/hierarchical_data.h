@@ -55,7 +55,7 @@ class HierarchicalDataPlane final : public DataPlane {
   /// All-reduce and broadcast. A channel has at most 64 operations in flight.
   ///
   /// One that is destroyed before it is Done fails on the members of its host. Those of other hosts
-  /// hear of it as the far plane's operations do. Known defect: a member of its host sometimes
+  /// hear of it as the far plane's operations do. Known defect: over shared memory one sometimes
   /// waits on, until the engine's Failure message ends its operations.
   StartedOperation start(const Collective& collective) override;
   std::shared_ptr<std::byte> allocate(std::size_t bytes) override { return near_->allocate(bytes); }

@@ -112,14 +112,24 @@ StartedOperation HierarchicalOperation::begin(std::unique_ptr<const Hierarchical
   return std::unique_ptr<Operation>(std::move(operation));
 }
 
+// A number that is given up is given up once: the next chunk's on the far plane may be that of a chunk
+// under way, and then no peer has come to the next one.
 HierarchicalOperation::~HierarchicalOperation() {
+  std::set<std::pair<DataPlane*, std::uint64_t>> given_up;
+  const auto give_up = [&given_up](const HierarchicalSteps::Step& step) {
+    if (given_up.emplace(step.plane, step.collective.sequence).second) refuse(step);
+  };
   for (Flight& flight : flights_) {
-    flight.operation.reset();
-    for (; !flight.landed(); ++flight.next) refuse(flight.steps[flight.next]);
+    if (flight.operation != nullptr) {
+      const HierarchicalSteps::Step& under_way = flight.steps[flight.next - 1];
+      given_up.emplace(under_way.plane, under_way.collective.sequence);
+      flight.operation.reset();
+    }
+    for (; flight.next < flight.steps.size(); ++flight.next) give_up(flight.steps[flight.next]);
   }
   // Peers are at most at the beginning of the next one.
   if (next_chunk_ == steps_->chunks()) return;
-  for (const HierarchicalSteps::Step& step : steps_->of(next_chunk_)) refuse(step);
+  for (const HierarchicalSteps::Step& step : steps_->of(next_chunk_)) give_up(step);
 }
 
 Result<bool> HierarchicalOperation::Flight::advance() {
