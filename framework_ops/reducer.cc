@@ -129,7 +129,8 @@ bool DistributedOptimizer::Reducer::on_the_wire(std::size_t index) const {
 void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
   require_plan();
   RoundGradient& gradient = gradients_[index];
-  if (options_.op != ReduceOp::Average && (on_the_wire(index) || gradient.holds_result())) {
+  if (options_.op != ReduceOp::Average &&
+      (gradient.for_next_round(on_the_wire(index)) || gradient.holds_result())) {
     throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
                          "reduced with ", core::to_string(detail::to_core(options_.op)),
                          ": that is right only with Average. Call zero_grad() before it, or "
@@ -141,9 +142,10 @@ void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
 void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   const torch::NoGradGuard no_grad;
   RoundGradient& gradient = gradients_[index];
-  if (!gradient.after(*plan_, on_the_wire(index))) return;
+  if (!gradient.after(*plan_)) return;
   const std::shared_ptr<BackwardRun> backward = current_backward();
-  if (!backward->synchronises() || on_the_wire(index)) return;
+  if (!backward->synchronises()) return;
+  gradient.arrive();
   if (std::exchange(gradient.expected, false)) --groups_[plan_->group_of(index)].expected;
   start_groups();
 }

@@ -28,8 +28,9 @@ namespace kolo {
 ///   event                               what follows
 ///   ----------------------------------  -----------------------------------------------------------
 ///   a gradient appears in a backward    it is fresh. Groups start in the plan's order, each when the
-///   that synchronises                   gradients that can come have come. If its group has started
-///                                       (a backward inside a backward), it is left for the next round
+///   that synchronises                   gradients that can come have come
+///   ... again (a backward inside a      it is left for the next round, also if its group has not started:
+///   backward)                           what is added to what must not depend on the groups
 ///   ... in one that does not            it is fresh, until a later round takes it
 ///   that backward ends                  the round closes: the groups that are left start, with what the
 ///                                       parameters hold (nothing: zeros), the word is said, everything

@@ -18,18 +18,22 @@ bool RoundGradient::holds_result() const {
 }
 
 void RoundGradient::before(bool on_the_wire) {
-  if (on_the_wire) gradient().reset();
+  if (for_next_round(on_the_wire) && !set_aside_) {
+    if (!on_the_wire) held_ = gradient();
+    gradient().reset();
+    set_aside_ = true;
+  }
   was_empty_ = !gradient().defined();
   reduced_ = false;
 }
 
-bool RoundGradient::after(const GradientPlan& plan, bool on_the_wire) {
+bool RoundGradient::after(const GradientPlan& plan) {
   if (!gradient().defined()) return false;
   fresh_ = true;
   ready_ = core::Clock::now();
-  if (on_the_wire) {
+  if (set_aside_) {
     // Autograd may have stored memory that others use as well.
-    gradient() = gradient().clone();
+    if (was_empty_) gradient() = gradient().clone();
   } else if (was_empty_ && !gradient().requires_grad() && plan.fits(gradient(), index_)) {
     plan.view(index_).copy_(gradient());
     gradient() = plan.view(index_);
@@ -39,11 +43,11 @@ bool RoundGradient::after(const GradientPlan& plan, bool on_the_wire) {
 
 bool RoundGradient::take(const GradientPlan& plan) {
   const torch::Tensor& place = plan.view(index_);
-  held_ = parameter_.grad();
+  if (!set_aside_) held_ = parameter_.grad();
   const bool fits = held_.defined() && plan.fits(held_, index_);
   const bool in_place = fits && plan.lies_in_place(held_, index_);
-  // A fresh one may have been discarded since.
-  taken_ = std::exchange(fresh_, false) && fits;
+  // A fresh one may have been discarded since. What is set aside stays fresh.
+  taken_ = (set_aside_ || std::exchange(fresh_, false)) && fits;
   expected = false;
   if (in_place && !taken_) untouched_ = held_.clone();
   if (!fits) {
@@ -56,6 +60,7 @@ bool RoundGradient::take(const GradientPlan& plan) {
 
 void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
   const torch::Tensor& place = plan.view(index_);
+  arrived_ = set_aside_ = false;
   torch::Tensor result = std::exchange(held_, {});
   const torch::Tensor untouched = std::exchange(untouched_, {});
   // Another gradient has come meanwhile: see before().

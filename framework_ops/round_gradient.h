@@ -18,7 +18,9 @@ namespace kolo {
 /// has a graph, stays where it is, and is copied to its place and back.
 ///
 /// In a round: before() and after() for each gradient that autograd stores; take() when its group starts;
-/// finish() when the round is over.
+/// finish() when the round is over. A round takes one gradient of a backward. If a backward inside that backward
+/// brings another, it is set aside for the next round, whether the group has started or not: sums must not
+/// depend on how groups happen to be cut.
 class RoundGradient {
  public:
   /// `index`: the parameter's in the plan.
@@ -34,11 +36,15 @@ class RoundGradient {
   /// Whether it holds numbers other than 0 that a round has given it.
   bool holds_result() const;
 
-  /// Autograd is about to store a gradient, or to add to it. When its group is on the wire, what comes goes to
-  /// memory of its own, and is added in finish().
+  /// Whether what autograd stores now is for the next round.
+  bool for_next_round(bool on_the_wire) const { return arrived_ || on_the_wire; }
+  /// Autograd is about to store a gradient, or to add to it. What is for the next round goes to memory of its
+  /// own, and is added in finish().
   void before(bool on_the_wire);
   /// It has. False when there still is no gradient.
-  bool after(const GradientPlan& plan, bool on_the_wire);
+  bool after(const GradientPlan& plan);
+  /// The gradient came in a backward that synchronises: it is the one that this round takes.
+  void arrive() { arrived_ = true; }
 
   /// Brings what the parameter holds to its place: its gradient, or zeros. False when it holds something that
   /// cannot be reduced.
@@ -67,8 +73,11 @@ class RoundGradient {
   /// Has been reduced, and not been added to since.
   bool reduced_ = false;
 
-  /// In the round under way: what it held when its group started, whether that was fresh, and, if it was not
-  /// and lies in place, a copy.
+  /// In the round under way: whether its gradient has come, and another one that is for the next round.
+  bool arrived_ = false;
+  bool set_aside_ = false;
+  /// What it held when its group started (or another gradient came), whether that was fresh, and, if it was
+  /// not and lies in place, a copy.
   torch::Tensor held_;
   bool taken_ = false;
   torch::Tensor untouched_;

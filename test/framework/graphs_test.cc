@@ -97,6 +97,20 @@ TEST_F(GraphsTest, BackwardInsideBackwardWithASharedParameter) {
   }});
 }
 
+TEST_F(GraphsTest, ManyBackwardsInsideBackwardWithASharedParameter) {
+  expect_as_in_one_process({.body = [](Training& run, int step) {
+    run.optimizer().zero_grad();
+    const Segment body = [&](const torch::Tensor& x) { return torch::tanh(run.net->b(x)); };
+    run.mean([&](int rank) {
+         torch::Tensor hidden = run.net->b(torch::tanh(run.net->a(input(step, 0, rank))));
+         for (int i = 0; i < 3; ++i) hidden = checkpoint(hidden, body);
+         return squared_error(run.net->c(hidden), step, 0, rank);
+       })
+        .backward();
+    run.optimizer().step();
+  }});
+}
+
 /// Two branches; the one that was made last is the first in backward.
 torch::Tensor checkpointed_branch_after_plain_one(Training& run, int step, const Segment& body) {
   return run.mean([&](int rank) {

@@ -120,18 +120,39 @@ int set_on_one_rank() {
   return 0;
 }
 
-/// Six steps of a small model; says what comes of it.
+/// A layer with a backward of its own inside backward, as in activation checkpointing.
+struct Recomputed : torch::autograd::Function<Recomputed> {
+  static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
+                               torch::nn::Linear& layer) {
+    context->save_for_backward({x});
+    context->saved_data["layer"] = reinterpret_cast<std::int64_t>(&layer);
+    return layer(x);
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 const torch::autograd::variable_list& gradients) {
+    const torch::AutoGradMode enable(true);
+    auto& layer = *reinterpret_cast<torch::nn::Linear*>(context->saved_data["layer"].toInt());
+    const torch::Tensor x = context->get_saved_variables()[0].detach().requires_grad_();
+    layer(x).backward(gradients[0]);
+    return {x.grad(), torch::Tensor()};
+  }
+};
+
+/// Six steps of a small model, whose middle layer gets gradients twice in each; says what comes of
+/// it.
 int train() {
   kolo::init();
   torch::manual_seed(kolo::rank());
-  torch::nn::Sequential model(torch::nn::Linear(50, 300), torch::nn::Linear(300, 300),
-                              torch::nn::Linear(300, 5));
+  torch::nn::Linear first(50, 300), middle(300, 300), last(300, 5);
+  const torch::nn::Sequential model(first, middle, last);
   torch::optim::SGD sgd(model->parameters(), 0.01);
   kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
   kolo::broadcast_parameters(*model, 0);
   for (int step = 0; step < 6; ++step) {
     optimizer.zero_grad();
-    model->forward(torch::rand({4, 50})).square().sum().backward();
+    const torch::Tensor hidden = first(torch::rand({4, 50}));
+    last(middle(Recomputed::apply(hidden, middle))).square().sum().backward();
     optimizer.step();
   }
   std::size_t bits = 0;
