@@ -44,7 +44,7 @@ GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tens
     const core::PlanGroup planned = core::lay_out(tensors, members);
     const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
     const auto bytes = static_cast<std::size_t>(planned.elements * element);
-    const std::shared_ptr<std::byte> memory = context.allocate(bytes);
+    const std::shared_ptr<std::byte> memory = context.allocate(core::DeviceType::Cpu, bytes);
     if (memory == nullptr) {
       throw Error(c10::str("DistributedOptimizer: not enough memory for ", bytes,
                            " bytes of gradients"));

@@ -96,7 +96,7 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
   const bool overflows = c10::safe_multiplies_u64(sizes, &bytes) ||
                          c10::mul_overflows(bytes, options.dtype().itemsize(), &bytes);
   std::shared_ptr<void> memory;
-  if (!overflows) memory = detail::current_context()->allocate(bytes);
+  if (!overflows) memory = detail::current_context()->allocate(core::DeviceType::Cpu, bytes);
   if (memory == nullptr) {
     throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes));
   }

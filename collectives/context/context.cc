@@ -94,8 +94,8 @@ void Context::inform(const std::string& message) { logger_->info("{}", message);
 
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
-std::shared_ptr<std::byte> Context::allocate(std::size_t bytes) {
-  return planes_.data->allocate(bytes);
+std::shared_ptr<std::byte> Context::allocate(DeviceType device, std::size_t bytes) {
+  return planes_.data->allocate(device, bytes);
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "base/config.h"
@@ -25,6 +26,8 @@ namespace kolo::core {
 struct Planes {
   std::unique_ptr<ControlPlane> control;
   std::unique_ptr<DataPlane> data;
+  /// See Context::gpu().
+  Result<std::optional<int>> gpu = std::optional<int>();
   /// For the log, if not empty: what the user should know about them, and what they are.
   std::string warning;
   std::string description;
@@ -63,11 +66,16 @@ class Context {
   void inform(const std::string& message);
   void warn(const std::string& message);
 
-  /// Memory that is aligned for all planes. It may outlive the Context. Null when there is not enough of
+  /// Memory of the host, or of this rank's GPU, aligned for all planes. It may outlive the Context. Null when there is not enough of
   /// it. Thread-safe.
-  std::shared_ptr<std::byte> allocate(std::size_t bytes);
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes);
 
   const Config& config() const { return config_; }
+
+  /// The GPU that this rank uses, by its number in this process; none where there is no GPU (or this
+  /// build has no use for one). An error where the ranks of the host cannot share the GPUs that there
+  /// are.
+  const Result<std::optional<int>>& gpu() const { return planes_.gpu; }
 
   /// Null when there is none. Thread-safe.
   Timeline* timeline() { return timeline_.get(); }

@@ -5,8 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
+#include "base/device.h"
 #include "base/status.h"
 #include "base/types.h"
 
@@ -27,7 +29,16 @@ struct Collective {
   ChannelId channel = kWorldChannel;
   std::uint64_t sequence = 0;
 
-  /// Allreduce: in place on `output`. Each input is multiplied by `prescale`, the result by
+  /// Where its memory is: of a Cuda operation, on the GPU that this rank uses.
+  DeviceType device = DeviceType::Cpu;
+  /// Cuda: what must have happened before the GPU may touch its memory.
+  std::vector<std::shared_ptr<DeviceEvent>> ready;
+  /// Cuda: elements that are brought together before the operation, and taken apart after it.
+  std::vector<DeviceCopy> pack, unpack;
+  /// Cuda: whether device_times() will be asked for.
+  bool timed = false;
+
+  /// Allreduce: in place on `output`; a Cuda one reads `input`, which may be the same. Each input is multiplied by `prescale`, the result by
   /// `postscale` (both 1 for integers and Bool). Average divides by the number of members.
   ReduceOp op = ReduceOp::Sum;
   double prescale = 1.0;
@@ -57,6 +68,13 @@ class Operation {
 
   /// Members, by index, from which nothing has come yet.
   virtual std::vector<int> missing() const = 0;
+
+  /// Cuda: everything is in the GPU's queue, and this is when it will have run. Null before, and of
+  /// operations of the host.
+  virtual std::shared_ptr<DeviceEvent> issued() const { return nullptr; }
+
+  /// Cuda, once Done: known where the operation is `timed`.
+  virtual std::optional<DeviceTimes> device_times() const { return std::nullopt; }
 };
 
 using StartedOperation = Result<std::unique_ptr<Operation>>;
@@ -72,11 +90,14 @@ class DataPlane {
   /// Begins the operation. Its memory must stay valid until it is Done.
   virtual StartedOperation start(const Collective& collective) = 0;
 
-  /// Memory on which collectives are fastest; unless a plane knows better, any. It may outlive the
-  /// plane. Null when there is not enough. Thread-safe.
-  virtual std::shared_ptr<std::byte> allocate(std::size_t bytes) { return allocate_memory(bytes); }
+  /// Memory of the device on which collectives are fastest; unless a plane knows better, any of the
+  /// host. It may outlive the plane. Null when there is not enough. Thread-safe.
+  virtual std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) {
+    return device == DeviceType::Cpu ? allocate_memory(bytes) : nullptr;
+  }
 
-  /// Whether a peer's progress rings the coordinator's doorbell; if not, progress() must be called.
+  /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,
+  /// progress() must be called.
   virtual bool rings() const = 0;
 };
 

@@ -58,7 +58,9 @@ class HierarchicalDataPlane final : public DataPlane {
   /// hear of it as the far plane's operations do. Known defect: over shared memory one sometimes
   /// waits on, until the engine's Failure message ends its operations.
   StartedOperation start(const Collective& collective) override;
-  std::shared_ptr<std::byte> allocate(std::size_t bytes) override { return near_->allocate(bytes); }
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
+    return near_->allocate(device, bytes);
+  }
   bool rings() const override { return near_->rings() && far_->rings(); }
 
  private:

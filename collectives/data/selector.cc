@@ -41,21 +41,36 @@ StartedOperation SelectingDataPlane::start(const Collective& collective) {
   const auto bytes = collective.count * static_cast<std::int64_t>(size_of(collective.dtype));
   const Route* best = nullptr;
   for (const Route& route : routes_) {
-    if (route.kind != collective.kind || route.reach != reach || route.from_bytes > bytes) continue;
+    if (route.kind != collective.kind || route.device != collective.device ||
+        route.reach != reach || route.from_bytes > bytes) {
+      continue;
+    }
     if (best == nullptr || route.from_bytes > best->from_bytes) best = &route;
   }
   if (best == nullptr) {
-    return Status::error(fmt::format("no data plane carries {} of {} bytes {}",
-                                     core::to_string(collective.kind), bytes, to_string(reach)));
+    return Status::error(fmt::format("no data plane carries {} of {} bytes on {} {}",
+                                     core::to_string(collective.kind), bytes,
+                                     core::to_string(collective.device), to_string(reach)));
   }
   return planes_[best->plane].plane->start(collective);
+}
+
+std::shared_ptr<std::byte> SelectingDataPlane::allocate(DeviceType device, std::size_t bytes) {
+  const auto route = std::ranges::find(routes_, device, &Route::device);
+  return route == routes_.end() ? nullptr : planes_[route->plane].plane->allocate(device, bytes);
+}
+
+bool SelectingDataPlane::rings() const {
+  return rings_ && std::ranges::all_of(routes_, [this](const Route& route) {
+           return route.device == DeviceType::Cpu || planes_[route.plane].plane->rings();
+         });
 }
 
 std::string SelectingDataPlane::describe() const {
   std::string text;
   for (const Route& route : routes_) {
-    text += fmt::format("{} {} from {} bytes: {}\n", core::to_string(route.kind),
-                        to_string(route.reach), route.from_bytes, planes_[route.plane].name);
+    text += fmt::format("{} on {} {} from {} bytes: {}\n", core::to_string(route.kind),
+                        core::to_string(route.device), to_string(route.reach), route.from_bytes, planes_[route.plane].name);
   }
   return text;
 }

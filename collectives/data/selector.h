@@ -14,9 +14,10 @@ namespace kolo::core {
 /// How far the members of an operation are from each other.
 enum class Reach : std::uint8_t { Host, Cluster };
 
-/// A row of the table: operations of this kind and reach, from so many bytes on.
+/// A row of the table: operations of this kind, device and reach, from so many bytes on.
 struct Route {
   CollectiveKind kind = CollectiveKind::Allreduce;
+  DeviceType device = DeviceType::Cpu;
   Reach reach = Reach::Cluster;
   std::int64_t from_bytes = 0;
   /// Index of the plane.
@@ -32,16 +33,15 @@ class SelectingDataPlane final : public DataPlane {
     std::shared_ptr<DataPlane> plane;
   };
 
-  /// Of the routes that fit, the one with the most `from_bytes` is taken. The first plane gives the
-  /// memory. `host_ranks`: all ranks on this host; `rings`: whether all planes in use ring.
+  /// Of the routes that fit, the one with the most `from_bytes` is taken. A device's memory comes from
+  /// the plane of the first route for it. `host_ranks`: all ranks on this host; `rings`: whether all
+  /// planes for the host's memory that are in use ring.
   SelectingDataPlane(std::vector<Choice> planes, std::vector<Route> routes,
                      std::vector<int> host_ranks, bool rings);
 
   StartedOperation start(const Collective& collective) override;
-  std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
-    return planes_.front().plane->allocate(bytes);
-  }
-  bool rings() const override { return rings_; }
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  bool rings() const override;
 
   /// The table, a row a line.
   std::string describe() const;

@@ -31,7 +31,8 @@ ShmDataPlane::ShmDataPlane(std::shared_ptr<shm::Host> host, const ShmDataOptions
       exchange_(host_),
       stages_(host_->own(), static_cast<std::size_t>(kSlots * options_.chunk_bytes)) {}
 
-std::shared_ptr<std::byte> ShmDataPlane::allocate(std::size_t bytes) {
+std::shared_ptr<std::byte> ShmDataPlane::allocate(DeviceType device, std::size_t bytes) {
+  if (device != DeviceType::Cpu) return nullptr;
   std::shared_ptr<std::byte> memory = host_->own().allocate(bytes);
   return memory != nullptr ? memory : allocate_memory(bytes);
 }

@@ -37,7 +37,7 @@ class ShmDataPlane final : public DataPlane {
   /// enough that their numbers differ.
   StartedOperation start(const Collective& collective) override;
   /// In the arena, as long as there is room.
-  std::shared_ptr<std::byte> allocate(std::size_t bytes) override;
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
   bool rings() const override { return true; }
 
  private:

@@ -45,7 +45,7 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
     : control_(planes.control),
       doorbell_(planes.doorbell),
       baton_(std::move(baton)),
-      planes_ring_(planes.control.rings() && planes.data.rings()),
+      data_(planes.data),
       crowded_(planes.control.topology().local_size > sysconf(_SC_NPROCESSORS_ONLN)),
       logger_(logger),
       rank_(planes.control.topology().rank),
@@ -174,7 +174,7 @@ void Coordinator::sleep(Clock::duration idle, bool gives_way) {
     if (gives_way) std::this_thread::yield();
     return;
   }
-  if (planes_ring_) return doorbell_.wait_for(StallMonitor::kInterval);
+  if (control_.rings() && data_.rings()) return doorbell_.wait_for(StallMonitor::kInterval);
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
 }
 

@@ -127,7 +127,7 @@ class Coordinator final : private Baton::Holder {
   ControlPlane& control_;
   Doorbell& doorbell_;
   const std::shared_ptr<Baton> baton_;
-  const bool planes_ring_;
+  const DataPlane& data_;
   /// This host has more ranks than cores.
   const bool crowded_;
   spdlog::logger& logger_;

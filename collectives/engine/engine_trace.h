@@ -15,6 +15,14 @@ struct GroupTimes {
   Clock::time_point agreed, started, packed, reduced, unpacked;
   /// All members had come; only known where it is asked for.
   Clock::time_point met;
+
+  /// A GPU had its turn when it had.
+  void follow(const DeviceTimes& times) {
+    started = times.started;
+    packed = times.packed;
+    reduced = times.reduced;
+    unpacked = times.unpacked;
+  }
 };
 
 /// Used by one thread at a time.

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <iterator>
 #include <limits>
 #include <new>
+#include <optional>
 #include <utility>
 
 namespace kolo::core {
@@ -31,7 +33,10 @@ struct Executor::Group {
   std::shared_ptr<void> gathered;
   std::unique_ptr<Operation> operation;
   GroupTimes times;
+  /// Its submissions are done, although a GPU may still be at it.
+  bool delivered = false;
 
+  bool on_gpu() const { return request().device == DeviceType::Cuda; }
   const Request& request() const { return tensors.front().submission.request; }
   /// Whether somebody wants to know when all members have come, and it is not known yet.
   bool awaits_meeting() const {
@@ -47,6 +52,7 @@ struct Executor::Group {
   std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
 
   void fail(const std::string& error) const {
+    if (delivered) return;
     for (const AgreedSubmission& tensor : tensors) {
       tensor.submission.work->complete(
           Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
@@ -68,7 +74,11 @@ struct Executor::Channel {
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
-    : plane_(plane), fusion_threshold_(fusion_threshold), trace_(trace), buffers_(plane) {}
+    : plane_(plane),
+      fusion_threshold_(fusion_threshold),
+      trace_(trace),
+      host_buffers_(plane, DeviceType::Cpu),
+      gpu_buffers_(plane, DeviceType::Cuda) {}
 
 Executor::~Executor() = default;
 
@@ -121,6 +131,11 @@ Result<bool> Executor::progress() {
       }
       moved |= progress.value() != Operation::Progress::Waiting;
       if (awaits_meeting) group.note_meeting(looked);
+      if (std::shared_ptr<DeviceEvent> finished = group.operation->issued();
+          finished != nullptr && !group.delivered) {
+        group.times.unpacked = Clock::now();
+        deliver(group, std::move(finished));
+      }
       if (progress.value() != Operation::Progress::Done) {
         ++i;
         continue;
@@ -138,7 +153,10 @@ Status Executor::start(Channel& channel, Group waiting) {
   channel.buffer_bytes_in_flight += waiting.buffer_bytes();
   Group& group = channel.in_flight.emplace_back(std::move(waiting));
   group.times.started = Clock::now();
-  pack(group);
+  if (group.plan.fused()) {
+    group.buffer = buffers(group.request().device).take(group.plan.bytes);
+  }
+  if (!group.on_gpu()) pack(group);
   group.times.packed = Clock::now();
   Collective collective = describe(channel, group);
   collective.sequence = group.sequence;
@@ -152,6 +170,16 @@ Status Executor::start(Channel& channel, Group waiting) {
   return {};
 }
 
+FusionBufferPool& Executor::buffers(DeviceType device) {
+  switch (device) {
+    case DeviceType::Cpu:
+      return host_buffers_;
+    case DeviceType::Cuda:
+      return gpu_buffers_;
+  }
+  std::abort();
+}
+
 void Executor::pack(Group& group) {
   if (!group.plan.fused()) {
     const Submission& submission = group.tensors.front().submission;
@@ -162,7 +190,6 @@ void Executor::pack(Group& group) {
     }
     return;
   }
-  group.buffer = buffers_.take(group.plan.bytes);
   for (std::size_t i = 0; i < group.tensors.size(); ++i) {
     const FusionGroup::Slice& slice = group.plan.slices[i];
     const bool last = i + 1 == group.tensors.size();
@@ -182,6 +209,7 @@ Collective Executor::describe(const Channel& channel, Group& group) {
                         .ranks = channel.ranks,
                         .member = channel.member,
                         .channel = channel.id,
+                        .device = request.device,
                         .op = request.op,
                         .prescale = request.prescale,
                         .postscale = request.postscale,
@@ -203,36 +231,69 @@ Collective Executor::describe(const Channel& channel, Group& group) {
       collective.count += rows * row;
     }
     const std::size_t bytes = static_cast<std::size_t>(collective.count) * size_of(request.dtype);
-    // Ordinary memory, as it stays with the user, and peers have nothing to do with it.
-    group.gathered = allocate_memory(bytes);
+    // The host's ordinary memory, as it stays with the user, and peers have nothing to do with it.
+    group.gathered =
+        group.on_gpu() ? plane_.allocate(request.device, bytes) : allocate_memory(bytes);
     if (group.gathered == nullptr) throw std::bad_alloc();
     collective.input = submission.input;
     collective.output = group.gathered.get();
   }
+  if (group.on_gpu()) describe_for_gpu(group, collective);
   return collective;
+}
+
+/// What a GPU does besides the operation itself, and after what.
+void Executor::describe_for_gpu(const Group& group, Collective& collective) const {
+  collective.timed = trace_ != nullptr;
+  collective.input = group.tensors.front().submission.input;
+  if (group.plan.fused()) collective.input = collective.output;
+  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
+    const Submission& submission = group.tensors[i].submission;
+    if (submission.ready != nullptr) collective.ready.push_back(submission.ready);
+    if (!group.plan.fused()) {
+      collective.pack = submission.pack;
+      continue;
+    }
+    std::byte* const place = group.buffer.memory.get() + group.plan.slices[i].offset;
+    const std::int64_t count = element_count(submission.request.shape);
+    collective.pack.push_back({submission.input, place, count});
+    collective.unpack.push_back({place, submission.output, count});
+  }
+}
+
+void Executor::unpack(Group& group) {
+  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
+    const FusionGroup::Slice& slice = group.plan.slices[i];
+    if (slice.bytes == 0) continue;
+    std::memcpy(group.tensors[i].submission.output, group.buffer.memory.get() + slice.offset,
+                slice.bytes);
+  }
 }
 
 void Executor::finish(Group& group) {
   group.times.reduced = Clock::now();
+  const std::optional<DeviceTimes> device_times = group.operation->device_times();
   group.operation.reset();
   if (group.plan.fused()) {
-    for (std::size_t i = 0; i < group.tensors.size(); ++i) {
-      const FusionGroup::Slice& slice = group.plan.slices[i];
-      if (slice.bytes == 0) continue;
-      std::memcpy(group.tensors[i].submission.output, group.buffer.memory.get() + slice.offset,
-                  slice.bytes);
-    }
-    buffers_.give_back(std::move(group.buffer));
+    if (!group.on_gpu()) unpack(group);
+    buffers(group.request().device).give_back(std::move(group.buffer));
   }
   group.times.unpacked = Clock::now();
+  if (device_times) group.times.follow(*device_times);
   if (trace_ != nullptr) record(group);
+  if (!group.delivered) deliver(group, /*finished=*/nullptr);
+}
+
+void Executor::deliver(Group& group, std::shared_ptr<DeviceEvent> finished) {
+  group.delivered = true;
   for (AgreedSubmission& tensor : group.tensors) {
     if (tensor.submission.times != nullptr) {
       *tensor.submission.times = {.met = group.times.met, .done = group.times.unpacked};
     }
     tensor.submission.work->complete(
         {}, {.gathered = group.gathered,
-             .first_dimensions = std::move(tensor.response.first_dimensions)});
+             .first_dimensions = std::move(tensor.response.first_dimensions),
+             .finished = finished});
   }
 }
 
@@ -264,6 +325,8 @@ void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
   for (auto group = first; group != channel.in_flight.end(); ++group) {
     group->fail(error);
     channel.buffer_bytes_in_flight -= group->buffer_bytes();
+    // A GPU would wait for its peers for ever.
+    if (group->on_gpu()) group->operation.reset();
     withdrawn_.push_back(std::move(*group));
   }
   channel.in_flight.erase(first, channel.in_flight.end());

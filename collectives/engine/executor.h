@@ -26,6 +26,10 @@ struct AgreedSubmission {
   Response response;
 };
 
+/// The host packs and unpacks its own memory. A GPU does so in its own time, as a part of the operation,
+/// whose submissions are done for their users as soon as all of that is in the GPU's queue; what it uses is
+/// kept until the GPU is done, too.
+///
 /// Used by one thread at a time. Each channel starts its groups in the order in which they
 /// were enqueued, which is the same on all its members; channels do not wait for each other.
 class Executor {
@@ -78,16 +82,21 @@ class Executor {
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
   Status start(Channel& channel, Group waiting);
   void pack(Group& group);
+  void unpack(Group& group);
+  void deliver(Group& group, std::shared_ptr<DeviceEvent> finished);
   void finish(Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   Collective describe(const Channel& channel, Group& group);
+  void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
+  FusionBufferPool& buffers(DeviceType device);
 
   DataPlane& plane_;
   const std::size_t fusion_threshold_;
   EngineTrace* const trace_;
   std::map<ChannelId, Channel> channels_;
-  FusionBufferPool buffers_;
+  FusionBufferPool host_buffers_;
+  FusionBufferPool gpu_buffers_;
   /// Channel and number of the operation whose failure was reported.
   std::pair<ChannelId, std::uint64_t> failed_{};
   /// Operations that have failed, kept because other members may still use this rank's memory.

@@ -20,7 +20,7 @@ FusionBuffer FusionBufferPool::take(std::size_t bytes) {
   }
   // Powers of two, so that groups of slightly different size find each other's buffers.
   const std::size_t capacity = std::bit_ceil(std::max(bytes, std::size_t{4096}));
-  FusionBuffer buffer{.memory = plane_.allocate(capacity), .capacity = capacity};
+  FusionBuffer buffer{.memory = plane_.allocate(device_, capacity), .capacity = capacity};
   if (buffer.memory == nullptr) throw std::bad_alloc();
   return buffer;
 }

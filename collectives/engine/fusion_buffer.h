@@ -20,7 +20,7 @@ struct FusionBuffer {
 class FusionBufferPool {
  public:
   /// Memory comes from `plane`.
-  explicit FusionBufferPool(DataPlane& plane) : plane_(plane) {}
+  FusionBufferPool(DataPlane& plane, DeviceType device) : plane_(plane), device_(device) {}
 
   /// A buffer of at least `bytes`: the smallest free one that is large enough, or a new one.
   /// Throws std::bad_alloc.
@@ -29,6 +29,7 @@ class FusionBufferPool {
 
  private:
   DataPlane& plane_;
+  const DeviceType device_;
   std::vector<FusionBuffer> free_;
 };
 

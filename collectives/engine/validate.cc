@@ -19,6 +19,9 @@ std::string check_allreduce(const Request& request) {
   if (request.dtype == DataType::Bool && request.op == ReduceOp::Average) {
     return "a bool tensor has no average; use Sum (or), Product (and), or convert it";
   }
+  if (request.device == DeviceType::Cuda && request.dtype == DataType::Int16) {
+    return "NCCL cannot reduce int16 tensors; convert it to int32";
+  }
   if (std::isnan(request.prescale) || std::isnan(request.postscale)) {
     return "prescale and postscale must be numbers, not nan";
   }

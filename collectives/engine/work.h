@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/device.h"
 #include "base/status.h"
 #include "wire/messages.h"
 
@@ -40,6 +41,9 @@ struct Outcome {
   std::vector<std::int64_t> first_dimensions;
   /// AddProcessSet: the new set's channel.
   ChannelId new_channel = 0;
+  /// An operation of the GPU is done for the host when the GPU has been told to run it. When it will
+  /// have: whoever uses its output, or frees its memory, makes that wait for this.
+  std::shared_ptr<DeviceEvent> finished;
 };
 
 class Baton;
@@ -89,7 +93,11 @@ struct Submission {
   /// in place on `output`; an all-gather has no output: it makes one.
   const void* input = nullptr;
   void* output = nullptr;
-  /// Owns that memory until the operation is done.
+  /// Of a GPU's memory: the moment from which it may be read and written.
+  std::shared_ptr<DeviceEvent> ready;
+  /// Of a GPU's memory: what has yet to be copied into `input` first.
+  std::vector<DeviceCopy> pack;
+  /// Owns all that memory until the operation is done, on the GPU as well.
   std::shared_ptr<void> keepalive;
   std::shared_ptr<Work> work = std::make_shared<Work>();
   /// Whoever submits it calls `work->wait()` at once, so that no other thread need be woken for it.

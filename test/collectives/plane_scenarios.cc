@@ -112,7 +112,7 @@ class Part {
     // Not always at the beginning of a page.
     const std::size_t before = job_.seed % 3 * size_of(job_.collective.dtype);
     const std::size_t size = bytes.size() + before;
-    std::shared_ptr<std::byte> memory = in_plane_ ? plane.allocate(size) : private_memory(size);
+    std::shared_ptr<std::byte> memory = in_plane_ ? plane.allocate(DeviceType::Cpu, size) : private_memory(size);
     std::ranges::copy(bytes, memory.get() + before);
     return {memory, memory.get() + before};
   }

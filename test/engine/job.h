@@ -81,8 +81,8 @@ class ForwardingData : public DataPlane {
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
     return plane_->start(collective);
   }
-  std::shared_ptr<std::byte> allocate(std::size_t bytes) override {
-    return plane_->allocate(bytes);
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
+    return plane_->allocate(device, bytes);
   }
   bool rings() const override { return plane_->rings(); }
 
