@@ -7,17 +7,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/device.h"
 #include "base/types.h"
 
 namespace kolo::core::cuda {
 
-/// `count` elements, from one place of the device's memory to another. The two places are the same
-/// or do not overlap, and each is aligned to its elements.
-struct Copy {
-  const void* from;
-  void* to;
-  std::int64_t count;
-};
+/// The two places are the same or do not overlap, and each is aligned to its elements.
+using Copy = DeviceCopy;
 
 /// Each element is read as `from`, multiplied, and rounded to nearest, ties to even, to `to`.
 ///
