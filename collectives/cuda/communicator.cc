@@ -47,8 +47,9 @@ Communicator::Communicator(Communicator&& other) noexcept
 Communicator::~Communicator() {
   if (comm_ == nullptr) return;
   // What a kernel has handed over may still be on its way to a peer.
-  const bool finalizing = check(ncclCommFinalize(comm_), "ncclCommFinalize", comm_).ok();
-  if (finalizing && settles_within(*this, kEndWithin)) {
+  if (settles_within(*this, kEndWithin) &&
+      check(ncclCommFinalize(comm_), "ncclCommFinalize", comm_).ok() &&
+      settles_within(*this, kEndWithin)) {
     (void)ncclCommDestroy(comm_);
   } else {
     abort();

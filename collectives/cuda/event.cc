@@ -17,19 +17,19 @@ Status Fate::status() const {
 }
 
 Result<std::shared_ptr<Event>> Event::record(cudaStream_t stream, EventKind kind) {
-  cudaEvent_t event = nullptr;
+  const std::shared_ptr<Event> event(new Event(std::move(kind.fate)));
   const unsigned int flags = kind.timed ? cudaEventDefault : cudaEventDisableTiming;
-  Status status = check(cudaEventCreateWithFlags(&event, flags), "cudaEventCreateWithFlags");
+  Status status =
+      check(cudaEventCreateWithFlags(&event->event_, flags), "cudaEventCreateWithFlags");
   if (!status.ok()) return status;
-  std::shared_ptr<Event> recorded(new Event(event, std::move(kind.fate)));
-  status = check(cudaEventRecord(event, stream), "cudaEventRecord");
+  status = check(cudaEventRecord(event->event_, stream), "cudaEventRecord");
   if (!status.ok()) return status;
-  return recorded;
+  return event;
 }
 
 Event::~Event() {
   // CUDA keeps it until what waits for it has done so.
-  (void)cudaEventDestroy(event_);
+  if (event_ != nullptr) (void)cudaEventDestroy(event_);
 }
 
 Result<bool> Event::reached() const {

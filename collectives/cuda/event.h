@@ -53,11 +53,10 @@ class Event final : public DeviceEvent {
   Result<std::chrono::nanoseconds> since(const Event& earlier) const;
 
  private:
-  Event(cudaEvent_t event, std::shared_ptr<const Fate> fate)
-      : event_(event), fate_(std::move(fate)) {}
+  explicit Event(std::shared_ptr<const Fate> fate) : fate_(std::move(fate)) {}
   Status fate() const { return fate_ == nullptr ? Status() : fate_->status(); }
 
-  const cudaEvent_t event_;
+  cudaEvent_t event_ = nullptr;
   const std::shared_ptr<const Fate> fate_;
 };
 

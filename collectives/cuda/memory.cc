@@ -3,39 +3,44 @@
 #include <nccl.h>
 
 #include <algorithm>
-#include <utility>
+#include <iterator>
 
 #include "cuda/stream.h"
 
 namespace kolo::core::cuda {
+namespace {
+
+/// Of what fails here nobody could make better use.
+void free_memory(std::byte* begin) { (void)ncclMemFree(begin); }
+
+}  // namespace
 
 std::shared_ptr<Memory> Memory::of_device(int device) {
   return std::shared_ptr<Memory>(new Memory(device));
 }
 
 Memory::~Memory() {
-  for (const Block& block : released_) free(block);
+  free_released([](const Block&) { return true; });
 }
 
 std::shared_ptr<std::byte> Memory::allocate(std::size_t bytes) {
   const DeviceGuard guard(device_);
   if (!guard.status().ok()) return nullptr;
+  const std::size_t size = std::max(bytes, std::size_t{1});
   void* memory = nullptr;
-  const Block wanted{.bytes = std::max(bytes, std::size_t{1})};
-  if (ncclMemAlloc(&memory, wanted.bytes) != ncclSuccess) return nullptr;
-  auto* const begin = static_cast<std::byte*>(memory);
+  if (ncclMemAlloc(&memory, size) != ncclSuccess) return nullptr;
+  std::unique_ptr<std::byte, decltype(&free_memory)> owned(static_cast<std::byte*>(memory),
+                                                           free_memory);
   {
     const std::lock_guard lock(mutex_);
-    blocks_[begin] = {begin, wanted.bytes};
+    blocks_[owned.get()] = {owned.get(), size};
   }
-  return {begin, [self = shared_from_this()](std::byte* block) { self->release(block); }};
+  return {owned.release(), [self = shared_from_this()](std::byte* begin) { self->release(begin); }};
 }
 
-void Memory::release(std::byte* begin) {
+void Memory::release(std::byte* begin) noexcept {
   const std::lock_guard lock(mutex_);
-  const auto block = blocks_.find(begin);
-  released_.push_back(block->second);
-  blocks_.erase(block);
+  released_.insert(blocks_.extract(begin));
 }
 
 std::optional<Memory::Block> Memory::find(const void* address) {
@@ -47,15 +52,21 @@ std::optional<Memory::Block> Memory::find(const void* address) {
   return block;
 }
 
-std::vector<Memory::Block> Memory::take_released() {
-  const std::lock_guard lock(mutex_);
-  return std::exchange(released_, {});
-}
-
-void Memory::free(const Block& block) const {
+void Memory::free_released(const std::function<bool(const Block&)>& forget) {
+  Blocks leaving;
+  {
+    const std::lock_guard lock(mutex_);
+    leaving.swap(released_);
+  }
+  if (leaving.empty()) return;
   const DeviceGuard guard(device_);
-  // Nothing else could be done with it.
-  (void)ncclMemFree(block.begin);
+  for (auto block = leaving.begin(); block != leaving.end();) {
+    const bool forgotten = forget(block->second);
+    if (forgotten) free_memory(block->first);
+    block = forgotten ? leaving.erase(block) : std::next(block);
+  }
+  const std::lock_guard lock(mutex_);
+  released_.merge(leaving);
 }
 
 }  // namespace kolo::core::cuda

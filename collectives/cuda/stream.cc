@@ -6,14 +6,14 @@
 
 namespace kolo::core::cuda {
 
-DeviceGuard::DeviceGuard(int device) {
+DeviceGuard::DeviceGuard(int device) : device_(device), before_(device) {
   status_ = check(cudaGetDevice(&before_), "cudaGetDevice");
   if (status_.ok() && device != before_) status_ = check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 DeviceGuard::~DeviceGuard() {
   // What was current can be so again.
-  (void)cudaSetDevice(before_);
+  if (before_ != device_) (void)cudaSetDevice(before_);
 }
 
 Result<Stream> Stream::create_urgent() {

@@ -20,7 +20,8 @@ class DeviceGuard {
   const Status& status() const { return status_; }
 
  private:
-  int before_ = 0;
+  const int device_;
+  int before_;
   Status status_;
 };
 

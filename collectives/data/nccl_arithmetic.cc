@@ -1,11 +1,27 @@
 #include "data/nccl_arithmetic.h"
 
+#include <cmath>
 #include <cstdlib>
+#include <limits>
 
 #include "cuda/check.h"
 #include "data/half.h"
 
 namespace kolo::core {
+namespace {
+
+/// Whether a factor keeps the dtype's precision.
+bool is_normal(double factor, DataType dtype) {
+  const double magnitude = std::abs(factor);
+  if (dtype == DataType::Float64) return std::isnormal(factor);
+  const bool is_half = dtype == DataType::Float16;
+  constexpr double kSmallestHalf = 6.103515625e-05;
+  constexpr double kLargestHalf = 65504;
+  return magnitude >= (is_half ? kSmallestHalf : double{std::numeric_limits<float>::min()}) &&
+         magnitude <= (is_half ? kLargestHalf : double{std::numeric_limits<float>::max()});
+}
+
+}  // namespace
 
 NcclType nccl_type(DataType dtype) {
   switch (dtype) {
@@ -37,14 +53,21 @@ NcclReduction nccl_reduction(const Collective& collective) {
   const double scale = collective.prescale * collective.postscale;
   const NcclReduction unscaled{.scale_before = collective.prescale,
                                .scale_after = collective.postscale};
+  const auto scaled_by = [&](double factor, ncclRedOp_t op) {
+    // Beyond what the dtype can hold, the factors are those of the kernel that packs.
+    NcclReduction scaled = unscaled;
+    scaled.op = op;
+    return is_normal(factor, collective.dtype) ? NcclReduction{.factor = factor} : scaled;
+  };
   NcclReduction reduction = unscaled;
   switch (collective.op) {
     case ReduceOp::Sum:
       if (is_bool) return {.op = ncclMax};
-      return scale == 1.0 ? NcclReduction{.op = ncclSum} : NcclReduction{.factor = scale};
+      if (scale == 1.0) return {.op = ncclSum};
+      return scaled_by(scale, ncclSum);
     case ReduceOp::Average:
       if (scale == 1.0) return {.op = ncclAvg};
-      return {.factor = scale / static_cast<double>(collective.ranks.size())};
+      return scaled_by(scale / static_cast<double>(collective.ranks.size()), ncclAvg);
     case ReduceOp::Min:
       reduction.op = ncclMin;
       return reduction;

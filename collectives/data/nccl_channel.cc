@@ -1,6 +1,7 @@
 #include "data/nccl_channel.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <utility>
 
@@ -32,8 +33,7 @@ Result<bool> NcclChannel::open() {
   Result<bool> opened = advance();
   if (!opened.ok()) return fail(opened.status());
   if (!opened.value() && Clock::now() - began_ > setup_.connect_within) {
-    return fail(Status::error(fmt::format("connecting took longer than {} s",
-                                          setup_.connect_within.count())));
+    return fail(late());
   }
   open_ = opened.value();
   return opened;
@@ -79,6 +79,15 @@ Status NcclChannel::connect() {
   return {};
 }
 
+Status NcclChannel::late() const {
+  std::vector<int> absent;
+  for (const int member : missing()) absent.push_back(ranks_[static_cast<std::size_t>(member)]);
+  return Status::error(fmt::format(
+      "connecting ranks {} by NCCL took longer than {} s{}", fmt::join(ranks_, ", "),
+      setup_.connect_within.count(),
+      absent.empty() ? "" : fmt::format("; nothing has come from {}", fmt::join(absent, ", "))));
+}
+
 std::vector<int> NcclChannel::missing() const {
   return gathering_ == nullptr || communicator_ ? std::vector<int>() : gathering_->missing();
 }
@@ -100,18 +109,30 @@ Status NcclChannel::know(const void* address) {
   return {};
 }
 
-Status NcclChannel::forget(const cuda::Memory::Block& block) {
-  const auto known = known_.find(block.begin);
-  if (known == known_.end()) return {};
-  void* const handle = known->second;
-  known_.erase(known);
-  return communicator_ ? communicator_->forget(handle) : Status();
+bool NcclChannel::forget(const cuda::Memory::Block& block) {
+  if (!known_.contains(block.begin)) return true;
+  const Result<bool> settled = this->settled();
+  // With its communicator NCCL has forgotten everything.
+  if (!settled.ok()) return true;
+  if (!settled.value()) return false;
+  const Status status = communicator_->forget(known_.at(block.begin));
+  if (status.ok()) {
+    known_.erase(block.begin);
+  } else {
+    (void)fail(status);
+  }
+  return true;
+}
+
+void NcclChannel::drain() const {
+  if (stream_) (void)cudaStreamSynchronize(stream());
 }
 
 Status NcclChannel::fail(const Status& failure) {
   fate_->fail(failure.message());
   if (communicator_) communicator_->abort();
   communicator_.reset();
+  known_.clear();
   gathering_.reset();
   return fate_->status();
 }

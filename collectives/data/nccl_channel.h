@@ -70,7 +70,10 @@ class NcclChannel {
 
   /// Has NCCL know the block that the address is in, if it is one of the plane's.
   Status know(const void* address);
-  Status forget(const cuda::Memory::Block& block);
+  /// Whether NCCL does not know the block any more: not while its last call is under way.
+  bool forget(const cuda::Memory::Block& block);
+  /// Returns when the GPU has run all that it was given, in vain if the channel has failed.
+  void drain() const;
 
   /// The first failure lasts.
   Status fail(const Status& failure);
@@ -87,6 +90,7 @@ class NcclChannel {
   Status meet();
   Status connect();
   Result<bool> advance();
+  Status late() const;
 
   const Setup setup_;
   const std::vector<int> ranks_;
@@ -101,8 +105,8 @@ class NcclChannel {
   std::unique_ptr<Operation> gathering_;
 
   /// Connecting and Open.
+  std::optional<cuda::Stream> stream_;  // outlives what NCCL has yet to put into it
   std::optional<cuda::Communicator> communicator_;
-  std::optional<cuda::Stream> stream_;
   bool open_ = false;
 
   std::uint64_t next_number_ = 0;

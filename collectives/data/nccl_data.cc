@@ -18,27 +18,30 @@ NcclDataPlane::NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& se
 NcclDataPlane::~NcclDataPlane() {
   const cuda::DeviceGuard guard(settings_.device);
   channels_.clear();
+  free_released();
 }
 
 StartedOperation NcclDataPlane::start(const Collective& collective) {
   const cuda::DeviceGuard guard(settings_.device);
   if (!guard.status().ok()) return guard.status();
-  if (Status status = free_released(); !status.ok()) return status;
-  std::shared_ptr<NcclChannel>& channel = channels_[collective.channel];
-  if (channel == nullptr) {
-    channel = std::make_shared<NcclChannel>(
-        NcclChannel::Setup{.host = *host_,
-                           .device = settings_.device,
-                           .gpus_are_shared = settings_.gpus_are_shared,
-                           .connect_within = settings_.connect_within,
-                           .memory = memory_},
-        collective);
-  }
-  auto operation = std::make_unique<NcclOperation>(channel, collective, settings_.device,
-                                                   settings_.done_within);
+  free_released();
+  auto operation = std::make_unique<NcclOperation>(channel_of(collective), collective,
+                                                   settings_.device, settings_.done_within);
   // An operation whose turn it is goes into the GPU's queue at once.
   if (const auto progress = operation->progress(); !progress.ok()) return progress.status();
   return std::unique_ptr<Operation>(std::move(operation));
+}
+
+const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& collective) {
+  const auto known = channels_.find(collective.channel);
+  if (known != channels_.end()) return known->second;
+  const NcclChannel::Setup setup{.host = *host_,
+                                 .device = settings_.device,
+                                 .gpus_are_shared = settings_.gpus_are_shared,
+                                 .connect_within = settings_.connect_within,
+                                 .memory = memory_};
+  auto channel = std::make_shared<NcclChannel>(setup, collective);
+  return channels_.emplace(collective.channel, std::move(channel)).first->second;
 }
 
 std::shared_ptr<std::byte> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
@@ -49,14 +52,17 @@ bool NcclDataPlane::rings() const {
   return std::ranges::all_of(channels_, [](const auto& entry) { return entry.second->idle(); });
 }
 
-Status NcclDataPlane::free_released() {
-  for (const cuda::Memory::Block& block : memory_->take_released()) {
-    for (const auto& [id, channel] : channels_) {
-      if (Status status = channel->forget(block); !status.ok()) return status;
-    }
-    memory_->free(block);
-  }
-  return {};
+void NcclDataPlane::free_released() {
+  memory_->free_released([this](const cuda::Memory::Block& block) {
+    bool forgotten = true;
+    for (const auto& [id, channel] : channels_) forgotten = channel->forget(block) && forgotten;
+    return forgotten;
+  });
+}
+
+void NcclDataPlane::drain() {
+  const cuda::DeviceGuard guard(settings_.device);
+  for (const auto& [id, channel] : channels_) channel->drain();
 }
 
 }  // namespace kolo::core

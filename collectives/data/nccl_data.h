@@ -45,9 +45,11 @@ class NcclDataPlane final : public DataPlane {
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
   /// Nothing rings: neither NCCL nor the GPU.
   bool rings() const override;
+  void drain() override;
 
  private:
-  Status free_released();
+  const std::shared_ptr<NcclChannel>& channel_of(const Collective& collective);
+  void free_released();
 
   const std::shared_ptr<DataPlane> host_;
   const Settings settings_;

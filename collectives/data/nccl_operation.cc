@@ -26,7 +26,8 @@ NcclOperation::NcclOperation(std::shared_ptr<NcclChannel> channel, const Collect
       device_(device),
       done_within_(done_within),
       number_(channel_->take_number()),
-      reduction_(nccl_reduction(collective)),
+      reduction_(collective.kind == CollectiveKind::Allreduce ? nccl_reduction(collective)
+                                                              : NcclReduction()),
       input_(collective.input) {
   channel_->add_operation();
 }
@@ -56,6 +57,7 @@ Result<Operation::Progress> NcclOperation::advance() {
     const Result<bool> open = channel_->open();
     if (!open.ok()) return open.status();
     if (open.value() && channel_->has_turn(number_)) {
+      begun_at_ = Clock::now();
       if (Status status = begin(); !status.ok()) return status;
       state_ = State::Issuing;
     }
@@ -66,8 +68,9 @@ Result<Operation::Progress> NcclOperation::advance() {
     if (settled.value()) {
       if (Status status = end(); !status.ok()) return status;
       channel_->pass_turn();
-      issued_at_ = Clock::now();
       state_ = State::Issued;
+    } else if (Status status = check_time(); !status.ok()) {
+      return status;
     }
   }
   if (state_ == State::Issued) {
@@ -100,22 +103,20 @@ Status NcclOperation::begin() {
 }
 
 Status NcclOperation::pack() {
-  const double scale = reduction_.scale_before;
-  std::vector<DeviceCopy> copies = collective_.pack;
-  if (copies.empty() && scale != 1.0) {
-    copies.push_back({collective_.input, collective_.output, collective_.count});
-    input_ = collective_.output;
-  }
-  return copy(copies, scale);
+  if (Status status = copy(collective_.pack); !status.ok()) return status;
+  if (reduction_.scale_before == 1.0) return {};
+  // All of it, also what did not have to be packed.
+  const DeviceCopy scaled{collective_.input, collective_.output, collective_.count};
+  input_ = collective_.output;
+  return copy({&scaled, 1}, reduction_.scale_before);
 }
 
 Status NcclOperation::unpack() {
-  const double scale = reduction_.scale_after;
-  std::vector<DeviceCopy> copies = collective_.unpack;
-  if (copies.empty() && scale != 1.0) {
-    copies.push_back({collective_.output, collective_.output, collective_.count});
+  if (reduction_.scale_after != 1.0) {
+    const DeviceCopy scaled{collective_.output, collective_.output, collective_.count};
+    if (Status s = copy({&scaled, 1}, reduction_.scale_after); !s.ok()) return s;
   }
-  return copy(copies, scale);
+  return copy(collective_.unpack);
 }
 
 Status NcclOperation::copy(std::span<const DeviceCopy> copies, double scale) const {
@@ -173,6 +174,7 @@ Status NcclOperation::all_gather(ncclComm_t comm) const {
     return cuda::check(result, "ncclAllGather", comm);
   }
   Status status = cuda::check(ncclGroupStart(), "ncclGroupStart", comm);
+  if (!status.ok()) return status;
   std::int64_t offset = 0;
   for (int member = 0; member < std::ssize(counts) && status.ok(); ++member) {
     const std::int64_t count = counts[static_cast<std::size_t>(member)];
@@ -226,11 +228,14 @@ Result<bool> NcclOperation::is_over() {
   // Tells of errors, too.
   const Result<bool> settled = channel_->settled();
   if (!settled.ok()) return settled.status();
-  if (done_within_.count() > 0 && Clock::now() - issued_at_ > done_within_) {
-    return Status::error(fmt::format("{} was in the GPU's queue for more than {} s",
-                                     to_string(collective_.kind), done_within_.count()));
-  }
+  if (Status status = check_time(); !status.ok()) return status;
   return false;
+}
+
+Status NcclOperation::check_time() const {
+  if (done_within_.count() == 0 || Clock::now() - begun_at_ <= done_within_) return {};
+  return Status::error(fmt::format("{} was in the GPU's queue for more than {} s",
+                                   to_string(collective_.kind), done_within_.count()));
 }
 
 Status NcclOperation::read_times() {

@@ -46,13 +46,14 @@ class NcclOperation final : public Operation {
   Status begin();
   Status pack();
   Status unpack();
-  Status copy(std::span<const DeviceCopy> copies, double scale) const;
+  Status copy(std::span<const DeviceCopy> copies, double scale = 1.0) const;
   Status call_nccl();
   Status all_reduce(ncclComm_t comm);
   Status broadcast(ncclComm_t comm) const;
   Status all_gather(ncclComm_t comm) const;
   Status end();
   Result<bool> is_over();
+  Status check_time() const;
   Status mark(std::shared_ptr<cuda::Event>& event) const;
   Status read_times();
 
@@ -65,7 +66,7 @@ class NcclOperation final : public Operation {
   /// What NCCL reads.
   const void* input_ = nullptr;
   State state_ = State::Queued;
-  std::chrono::steady_clock::time_point issued_at_;
+  std::chrono::steady_clock::time_point begun_at_;
   /// Only where times are asked for.
   std::shared_ptr<cuda::Event> started_, packed_, reduced_;
   std::shared_ptr<cuda::Event> finished_;
