@@ -15,7 +15,7 @@ void when_backward_ends(std::function<void()> callback) {
 
 }  // namespace
 
-thread_local std::map<BackwardRun::Id, BackwardRun*> BackwardRun::waiting_;
+thread_local std::weak_ptr<BackwardRun::Ending> BackwardRun::ending_;
 
 std::shared_ptr<BackwardRun> BackwardRun::begin(std::shared_ptr<Owner> owner, bool synchronises) {
   const std::shared_ptr<BackwardRun> run(new BackwardRun(std::move(owner), synchronises));
@@ -30,8 +30,7 @@ BackwardRun::~BackwardRun() {
   try {
     if (!ended_) owner_->end_backward(*this, /*failed=*/true);
     // Another optimizer's failure may have kept the engine from calling wait_for_next().
-    const auto left = std::erase_if(waiting_, [this](const auto& w) { return w.second == this; });
-    if (!ended_ || left > 0) wait();
+    if (!ended_ || waits_) wait();
   } catch (const std::exception&) {
     // The exception that ended backward is on its way to the user.
   }
@@ -40,17 +39,24 @@ BackwardRun::~BackwardRun() {
 void BackwardRun::end() {
   ended_ = true;
   owner_->end_backward(*this, /*failed=*/false);
-  waiting_.emplace(owner_->id(), this);
-  when_backward_ends([self = shared_from_this()] { wait_for_next(); });
+  waits_ = true;
+  std::shared_ptr<Ending> ending = ending_.lock();
+  if (ending == nullptr) {
+    ending = std::make_shared<Ending>();
+    ending_ = ending;
+  }
+  ending->waiting.emplace(owner_->id(), this);
+  when_backward_ends([self = shared_from_this(), ending] { ending->wait_for_next(); });
 }
 
 void BackwardRun::wait() {
+  waits_ = false;
   if (synchronises_) owner_->finish_backward();
 }
 
-void BackwardRun::wait_for_next() {
-  BackwardRun& next = *waiting_.begin()->second;
-  waiting_.erase(waiting_.begin());
+void BackwardRun::Ending::wait_for_next() {
+  BackwardRun& next = *waiting.begin()->second;
+  waiting.erase(waiting.begin());
   next.wait();
 }
 

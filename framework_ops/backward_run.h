@@ -45,17 +45,26 @@ class BackwardRun : public std::enable_shared_from_this<BackwardRun> {
  private:
   BackwardRun(std::shared_ptr<Owner> owner, bool synchronises);
 
+  /// The runs that one run of the engine has ended, and that have not waited yet. With a GPU its
+  /// thread may end them, and another one drop them.
+  struct Ending {
+    std::map<Id, BackwardRun*> waiting;
+
+    void wait_for_next();
+  };
+
   void end();
   void wait();
-  static void wait_for_next();
 
-  /// Of the run that is ending on this thread.
-  static thread_local std::map<Id, BackwardRun*> waiting_;
+  /// Of the run of the engine that is ending on this thread.
+  static thread_local std::weak_ptr<Ending> ending_;
 
   const bool synchronises_;
   const core::Clock::time_point began_ = core::Clock::now();
   const std::shared_ptr<Owner> owner_;
   bool ended_ = false;
+  /// It has closed its round, and not waited yet.
+  bool waits_ = false;
 };
 
 }  // namespace kolo

@@ -6,6 +6,9 @@
 #include <optional>
 #include <utility>
 
+#include "device.h"
+#include "tensor_memory.h"
+
 namespace kolo {
 namespace {
 
@@ -23,7 +26,8 @@ std::optional<core::DataType> find_type(torch::ScalarType dtype) {
   return std::nullopt;
 }
 
-core::Request make_request(const detail::Call& call, const torch::Tensor& tensor) {
+core::Request make_request(const core::Context& context, const detail::Call& call,
+                           const torch::Tensor& tensor) {
   core::Request request{.name = call.name,
                         .kind = call.kind,
                         .op = call.op,
@@ -31,8 +35,9 @@ core::Request make_request(const detail::Call& call, const torch::Tensor& tensor
                         .prescale = call.prescale,
                         .postscale = call.postscale};
   if (call.kind == core::CollectiveKind::Barrier) return request;
-  request.refusal = detail::refusal(tensor);
+  request.refusal = detail::refusal(context, tensor);
   if (!request.refusal.empty()) return request;
+  request.device = detail::to_core(tensor.device());
   request.dtype = detail::to_core(tensor.scalar_type());
   request.shape = tensor.sizes().vec();
   return request;
@@ -58,16 +63,14 @@ core::ReduceOp to_core(ReduceOp op) {
   throw Error("not a value of kolo::ReduceOp");
 }
 
-std::string refusal(const torch::Tensor& tensor) {
+std::string refusal(const core::Context& context, const torch::Tensor& tensor) {
   if (!tensor.defined()) return "the tensor is undefined";
   if (tensor.layout() != torch::kStrided) {
     return c10::str("the tensor has layout ", tensor.layout(),
                     ", but only dense (strided) ones are supported: call to_dense() first");
   }
-  if (!tensor.device().is_cpu()) {
-    return c10::str("the tensor is on device ", tensor.device(),
-                    ", but this build of Kolo works on CPU tensors: call cpu() first");
-  }
+  std::string unfit_device = device_refusal(context, tensor.device());
+  if (!unfit_device.empty()) return unfit_device;
   if (!find_type(tensor.scalar_type())) {
     return c10::str("dtype ", tensor.scalar_type(), " is not supported");
   }
@@ -80,7 +83,8 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output) {
   const torch::NoGradGuard no_grad;
   auto state = std::make_shared<Work::State>();
-  state->request = make_request(call, input);
+  state->context = context;
+  state->request = make_request(*context, call, input);
   core::Submission submission{.channel = call.process_set.id(),
                               .plan = call.plan,
                               .request = state->request,
@@ -99,8 +103,14 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
       submission.output = state->staging.data_ptr();
     }
     submission.input = readable.data_ptr();
-    submission.keepalive =
-        std::make_shared<std::pair<torch::Tensor, torch::Tensor>>(readable, state->staging);
+    submission.pack = call.pack;
+    // The engine lets go of it when the GPU is done, and who gets the result has its stream wait
+    // for that: so LibTorch's allocator need not be told that another stream uses this memory
+    // (record_stream()).
+    std::vector<torch::Tensor> memory = call.packed;
+    memory.insert(memory.end(), {readable, state->staging});
+    submission.keepalive = std::make_shared<std::vector<torch::Tensor>>(std::move(memory));
+    if (readable.is_cuda()) submission.ready = record_event(current_stream(readable.device()));
   }
   state->work = context->submit(std::move(submission));
   return Work(std::move(state));
@@ -111,26 +121,57 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
 void Work::State::finish() {
   const core::Status status = work->wait();
   if (!status.ok()) throw Error(status.message());
-  std::call_once(finished, [this] {
-    const torch::NoGradGuard no_grad;
-    if (request.kind == core::CollectiveKind::Allgather) {
-      const core::Outcome& outcome = work->outcome();
-      core::Shape shape = request.shape;
-      shape.front() = 0;
-      for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
-      output = torch::from_blob(
-          outcome.gathered.get(), shape, [keep = outcome.gathered](void*) {}, options);
-    } else if (output.defined() && !output.is_contiguous()) {
-      output.detach().copy_(staging);
-    }
-  });
+  std::call_once(collected, [this] { collect(); });
+  if (finished != nullptr) detail::make_wait(detail::current_stream(options.device()), *finished);
+}
+
+void Work::State::collect() {
+  const torch::NoGradGuard no_grad;
+  const core::Outcome& outcome = work->outcome();
+  finished = outcome.finished;
+  if (request.kind == core::CollectiveKind::Allgather) {
+    core::Shape shape = request.shape;
+    shape.front() = 0;
+    for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
+    output = detail::tensor_in(
+        detail::droppable(context.lock(), options.device(), outcome.gathered), 0, shape, options);
+  } else if (output.defined() && !output.is_contiguous()) {
+    copy_to_output();
+  }
+}
+
+/// In the stream of who waits first; the others wait for the copy.
+void Work::State::copy_to_output() {
+  if (finished == nullptr) {
+    output.detach().copy_(staging);
+    return;
+  }
+  const c10::Stream stream = detail::current_stream(options.device());
+  detail::make_wait(stream, *finished);
+  output.detach().copy_(staging);
+  // Nobody else waits for this use of it.
+  staging.record_stream(stream);
+  finished = detail::record_event(stream);
 }
 
 Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
-bool Work::done() const { return state_->work->done(); }
+bool Work::done() const {
+  if (!state_->work->done()) return false;
+  const std::shared_ptr<core::DeviceEvent>& finished = state_->work->outcome().finished;
+  if (finished == nullptr) return true;
+  const core::Result<bool> reached = finished->reached();
+  return !reached.ok() || reached.value();
+}
 
 void Work::wait() { state_->finish(); }
+
+void Work::synchronize() {
+  wait();
+  if (state_->finished == nullptr) return;
+  const core::Status status = state_->finished->synchronize();
+  if (!status.ok()) throw Error(c10::str("'", state_->request.name, "': ", status.message()));
+}
 
 torch::Tensor Work::result() {
   wait();

@@ -22,9 +22,14 @@ struct Work::State {
   torch::Tensor staging;
   torch::TensorOptions options;
   /// Brings the outcome into `output`, once.
-  std::once_flag finished;
+  std::once_flag collected;
+  /// Of a GPU: when `output` is there. Null before that, and on the host.
+  std::shared_ptr<core::DeviceEvent> finished;
+  std::weak_ptr<core::Context> context;
 
   void finish();
+  void collect();
+  void copy_to_output();
 };
 
 namespace detail {
@@ -42,6 +47,9 @@ struct Call {
   std::vector<core::Part> parts = {};
   /// See core::Submission.
   std::shared_ptr<core::OperationTimes> times = nullptr;
+  /// See core::Submission, and what owns the memory that is copied.
+  std::vector<core::DeviceCopy> pack = {};
+  std::vector<torch::Tensor> packed = {};
   core::ReduceOp op = core::ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;
@@ -59,7 +67,7 @@ core::ReduceOp to_core(ReduceOp op);
 core::DataType to_core(torch::ScalarType dtype);
 
 /// Why a tensor cannot take part in a collective, and what to do about it; empty when it can.
-std::string refusal(const torch::Tensor& tensor);
+std::string refusal(const core::Context& context, const torch::Tensor& tensor);
 
 }  // namespace detail
 }  // namespace kolo

@@ -5,6 +5,7 @@
 
 #include <cstdlib>
 #include <mutex>
+#include <optional>
 
 namespace kolo {
 namespace {
@@ -78,8 +79,11 @@ int cross_rank() { return detail::current_context()->topology().cross_rank; }
 int cross_size() { return detail::current_context()->topology().cross_size; }
 
 torch::Device local_device() {
-  (void)detail::current_context();
-  return torch::kCPU;
+  const std::shared_ptr<core::Context> context = detail::current_context();
+  const core::Result<std::optional<int>>& gpu = context->gpu();
+  if (!gpu.ok()) throw Error("kolo::local_device(): " + gpu.status().message());
+  if (!gpu.value()) return torch::kCPU;
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(*gpu.value())};
 }
 
 }  // namespace kolo

@@ -10,7 +10,7 @@
 
 namespace kolo {
 
-/// Called on the thread that runs backward.
+/// Called on the threads that run backward, of which each device of the parameters has one.
 class GradientListener {
  public:
   virtual ~GradientListener() = default;

@@ -4,21 +4,17 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "bridge.h"
+#include "device.h"
+#include "tensor_memory.h"
 
 namespace kolo {
 namespace {
 
-/// A tensor of its own in memory that it keeps alive.
-torch::Tensor tensor_in(const std::shared_ptr<std::byte>& memory, std::int64_t bytes_before,
-                        torch::IntArrayRef sizes, torch::IntArrayRef strides,
-                        const torch::Tensor& like) {
-  return torch::from_blob(
-      memory.get() + bytes_before, sizes, strides, [memory](void*) {},
-      torch::TensorOptions().dtype(like.dtype()).device(like.device()));
+torch::TensorOptions options_of_gradient(const torch::Tensor& parameter) {
+  return torch::TensorOptions().dtype(parameter.dtype()).device(parameter.device());
 }
 
 std::vector<std::int64_t> strides_of_gradient(const torch::Tensor& parameter) {
@@ -31,12 +27,14 @@ std::vector<std::int64_t> strides_of_gradient(const torch::Tensor& parameter) {
 std::vector<core::PlannedTensor> planned_tensors(const std::vector<torch::Tensor>& parameters) {
   std::vector<core::PlannedTensor> tensors;
   for (const torch::Tensor& parameter : parameters) {
-    tensors.push_back({detail::to_core(parameter.scalar_type()), parameter.numel()});
+    tensors.push_back({detail::to_core(parameter.scalar_type()), parameter.numel(),
+                       detail::to_core(parameter.device())});
   }
   return tensors;
 }
 
-GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
+GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
+                           const std::vector<torch::Tensor>& parameters,
                            const core::Grouping& groups, const OnPlace& on_place)
     : places_(parameters.size()) {
   const std::vector<core::PlannedTensor> tensors = planned_tensors(parameters);
@@ -44,21 +42,22 @@ GradientPlan::GradientPlan(core::Context& context, const std::vector<torch::Tens
     const core::PlanGroup planned = core::lay_out(tensors, members);
     const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
     const auto bytes = static_cast<std::size_t>(planned.elements * element);
-    const std::shared_ptr<std::byte> memory = context.allocate(core::DeviceType::Cpu, bytes);
+    const torch::Tensor& first = parameters[planned.slots.front().tensor];
+    const std::shared_ptr<void> memory = detail::allocate(context, first.device(), bytes);
     if (memory == nullptr) {
       throw Error(c10::str("DistributedOptimizer: not enough memory for ", bytes,
                            " bytes of gradients"));
     }
-    std::memset(memory.get(), 0, bytes);
-    const torch::Tensor& first = parameters[planned.slots.front().tensor];
-    Group group{.buffer = tensor_in(memory, 0, {planned.elements}, {1}, first)};
+    Group group{.buffer =
+                    detail::tensor_in(memory, 0, {planned.elements}, options_of_gradient(first))};
+    group.buffer.zero_();
     for (const core::PlanGroup::Slot& slot : planned.slots) {
       const torch::Tensor& parameter = parameters[slot.tensor];
       group.parameters.push_back(slot.tensor);
-      places_[slot.tensor] = {
-          .group = groups_.size(),
-          .view = tensor_in(memory, slot.offset * element, parameter.sizes(),
-                            strides_of_gradient(parameter), parameter)};
+      places_[slot.tensor] = {.group = groups_.size(),
+                              .view = detail::tensor_in(
+                                  memory, slot.offset * element, parameter.sizes(),
+                                  options_of_gradient(parameter), strides_of_gradient(parameter))};
       on_place(slot.tensor, view(slot.tensor));
     }
     groups_.push_back(std::move(group));
@@ -76,6 +75,16 @@ bool GradientPlan::lies_in_place(const torch::Tensor& gradient, std::size_t para
   const torch::Tensor& place = view(parameter);
   return gradient.layout() == torch::kStrided && gradient.data_ptr() == place.data_ptr() &&
          gradient.sizes() == place.sizes() && gradient.strides() == place.strides();
+}
+
+bool GradientPlan::fits_as_it_lies(const torch::Tensor& gradient, std::size_t parameter) const {
+  if (!fits(gradient, parameter) || !gradient.is_non_overlapping_and_dense()) return false;
+  const torch::Tensor& place = view(parameter);
+  for (std::int64_t dim = 0; dim < place.dim(); ++dim) {
+    // Of a dimension of one element the stride means nothing.
+    if (place.size(dim) != 1 && gradient.stride(dim) != place.stride(dim)) return false;
+  }
+  return place.is_non_overlapping_and_dense();
 }
 
 bool GradientPlan::fits(const torch::Tensor& gradient, std::size_t parameter) const {

@@ -30,8 +30,9 @@ class GradientPlan {
 
   /// Of `parameters`, in these groups. Views are zero, and reported one after the other while memory is
   /// allocated, so that another plan's can be released meanwhile.
-  GradientPlan(core::Context& context, const std::vector<torch::Tensor>& parameters,
-               const core::Grouping& groups, const OnPlace& on_place);
+  GradientPlan(const std::shared_ptr<core::Context>& context,
+               const std::vector<torch::Tensor>& parameters, const core::Grouping& groups,
+               const OnPlace& on_place);
 
   /// Lets go of a parameter's place; a group's memory goes with its last one.
   void release(std::size_t parameter);
@@ -44,6 +45,8 @@ class GradientPlan {
 
   /// Whether `gradient` is the memory of that view.
   bool lies_in_place(const torch::Tensor& gradient, std::size_t parameter) const;
+  /// Whether it is copied into that view by copying its memory from begin to end.
+  bool fits_as_it_lies(const torch::Tensor& gradient, std::size_t parameter) const;
   /// Whether it can be copied into that view.
   bool fits(const torch::Tensor& gradient, std::size_t parameter) const;
 

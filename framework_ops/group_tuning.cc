@@ -56,7 +56,8 @@ core::Grouping decode(const torch::Tensor& encoded) {
 }  // namespace
 
 GroupTuning::GroupTuning(const core::Context& context, const std::vector<torch::Tensor>& parameters)
-    : fixed_sizes_(context.config().fusion_threshold.has_value()),
+    : on_gpu_(std::ranges::any_of(parameters, &torch::Tensor::is_cuda)),
+      fixed_sizes_(on_gpu_ || context.config().fusion_threshold.has_value()),
       limits_(limits_of(context)),
       tensors_(planned_tensors(parameters)),
       first_groups_(core::group_by_size(tensors_, last_to_first(tensors_.size()), limits_)),
@@ -91,6 +92,7 @@ void GroupTuning::note(const RoundTimes& times) {
     const double seconds = std::max(Seconds(*times.ready[i]).count(), 0.0);
     ready_[i] = std::min(ready_[i].value_or(seconds), seconds);
   }
+  if (on_gpu_) return;
   // Groups that were under way at the same time count as one transfer: they have slowed each other down.
   core::Clock::time_point begin, end;
   for (std::size_t i = 0; i < first_groups_.size(); ++i) {
@@ -123,7 +125,9 @@ GroupTuning::Choice GroupTuning::choose() const {
   });
 
   if (fixed_sizes_ || !last_ready) {
-    choice.chosen_by = fixed_sizes_ ? "KOLO_FUSION_THRESHOLD" : "size, as no gradient has come";
+    choice.chosen_by = on_gpu_        ? "size, as always on a GPU"
+                       : fixed_sizes_ ? "KOLO_FUSION_THRESHOLD"
+                                      : "size, as no gradient has come";
     choice.groups = core::group_by_size(tensors_, order, limits_);
   } else {
     choice.chosen_by = "time";
@@ -144,24 +148,31 @@ void GroupTuning::tell(core::Context& context, const std::string& optimizer,
   for (const auto& group : choice_->groups) {
     bytes.push_back(static_cast<std::int64_t>(core::bytes_of(tensors_, group)));
   }
+  const auto mark = [&](core::Timeline::Args args) {
+    if (track) context.timeline()->instant(*track, "groups", core::Clock::now(), args);
+  };
+  const std::string chosen = fmt::format("{}: {} groups instead of {}, chosen by {}", optimizer,
+                                         bytes.size(), first_groups_.size(), choice_->chosen_by);
+  if (on_gpu_) {
+    context.inform(chosen);
+    mark({{"groups", bytes.size()}, {"bytes", bytes}, {"chosen_by", choice_->chosen_by}});
+    return;
+  }
   const double latency_us = 1e6 * choice_->cost.latency;
   const double gb_per_s = 1e-9 / choice_->cost.per_byte;
   const double before_us = 1e6 * choice_->exposed_before;
   const double exposed_us = 1e6 * choice_->exposed;
   context.inform(
-      fmt::format("{}: {} groups instead of {}, chosen by {}. Costs: {:.0f} us a group, {:.1f} GB/s. "
-                  "Expected after the last gradient: {:.0f} us, with the first groups {:.0f} us",
-                  optimizer, bytes.size(), first_groups_.size(), choice_->chosen_by, latency_us,
-                  gb_per_s, exposed_us, before_us));
-  if (!track) return;
-  context.timeline()->instant(*track, "groups", core::Clock::now(),
-                              {{"groups", bytes.size()},
-                               {"bytes", bytes},
-                               {"chosen_by", choice_->chosen_by},
-                               {"latency_us", latency_us},
-                               {"gb_per_s", gb_per_s},
-                               {"exposed_us", exposed_us},
-                               {"exposed_before_us", before_us}});
+      fmt::format("{}. Costs: {:.0f} us a group, {:.1f} GB/s. Expected after the last "
+                  "gradient: {:.0f} us, with the first groups {:.0f} us",
+                  chosen, latency_us, gb_per_s, exposed_us, before_us));
+  mark({{"groups", bytes.size()},
+        {"bytes", bytes},
+        {"chosen_by", choice_->chosen_by},
+        {"latency_us", latency_us},
+        {"gb_per_s", gb_per_s},
+        {"exposed_us", exposed_us},
+        {"exposed_before_us", before_us}});
 }
 
 }  // namespace kolo

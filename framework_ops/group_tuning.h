@@ -37,6 +37,9 @@ struct RoundTimes {
 /// The groups that suit one rank are right for all: how gradients are grouped changes no bit of their sums,
 /// which are taken in rank order by one kernel, whatever lies beside them.
 ///
+/// That is so on CPUs. What a GPU's sums come to depends on how NCCL cuts a group, and the host's clock does not
+/// see the GPU's time: so with any parameter on a GPU groups are cut by size, and only their order is measured.
+///
 /// When a gradient is ready is the lesser of both rounds' times, as what disturbs a measurement only makes it
 /// longer. What groups cost is fitted to the times in which any was under way with all ranks there: waiting
 /// for a rank that is late is no cost.
@@ -69,6 +72,8 @@ class GroupTuning {
   void note(const RoundTimes& times);
   Choice choose() const;
 
+  /// On a GPU, no costs are known.
+  const bool on_gpu_;
   /// Those that KOLO_FUSION_THRESHOLD gives are kept to.
   const bool fixed_sizes_;
   const core::GroupLimits limits_;

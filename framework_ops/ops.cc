@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "bridge.h"
+#include "device.h"
 #include "global.h"
+#include "tensor_memory.h"
 
 namespace kolo {
 namespace {
@@ -84,11 +86,16 @@ Work start_barrier(const BarrierOptions& options, Caller caller) {
 }  // namespace
 
 torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options) {
-  if (!options.device().is_cpu() || options.layout() != torch::kStrided) {
-    throw Error(c10::str("kolo::empty(): device ", options.device(), " and layout ",
-                         options.layout(),
-                         " were asked for, but this build makes dense CPU tensors"));
+  const std::shared_ptr<core::Context> context = detail::current_context();
+  // "cuda" without a number is this rank's.
+  const torch::Device device =
+      options.device() == torch::Device(torch::kCUDA) ? local_device() : options.device();
+  if (options.layout() != torch::kStrided) {
+    throw Error(c10::str("kolo::empty(): layout ", options.layout(),
+                         " was asked for, but it makes dense tensors"));
   }
+  const std::string refusal = detail::device_refusal(*context, device);
+  if (!refusal.empty()) throw Error("kolo::empty(): " + refusal);
   if (std::ranges::any_of(sizes, [](std::int64_t size) { return size < 0; })) {
     throw Error(c10::str("kolo::empty(): a size is negative: ", sizes));
   }
@@ -96,13 +103,11 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
   const bool overflows = c10::safe_multiplies_u64(sizes, &bytes) ||
                          c10::mul_overflows(bytes, options.dtype().itemsize(), &bytes);
   std::shared_ptr<void> memory;
-  if (!overflows) memory = detail::current_context()->allocate(core::DeviceType::Cpu, bytes);
+  if (!overflows) memory = detail::allocate(context, device, bytes);
   if (memory == nullptr) {
     throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes));
   }
-  void* const address = memory.get();
-  return torch::from_blob(
-      address, sizes, [memory = std::move(memory)](void*) {}, options);
+  return detail::tensor_in(memory, 0, sizes, options.device(device));
 }
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {

@@ -75,7 +75,7 @@ std::string DistributedOptimizer::Reducer::find_refusal() const {
                     options_.backward_passes_per_step);
   }
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    const std::string unfit = detail::refusal(gradients_[i].parameter());
+    const std::string unfit = detail::refusal(*context_, gradients_[i].parameter());
     if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
     if (is_watched(*gradients_[i].accumulator())) {
       return c10::str("parameter '", names_[i].substr(prefix_.size()),
@@ -97,7 +97,7 @@ void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
   const torch::NoGradGuard no_grad;
   const std::unique_ptr<GradientPlan> old = std::move(plan_);
   plan_ = std::make_unique<GradientPlan>(
-      *context_, tensors(), groups, [this, &old](std::size_t index, const torch::Tensor& place) {
+      context_, tensors(), groups, [this, &old](std::size_t index, const torch::Tensor& place) {
         if (old == nullptr) return;
         gradients_[index].move_to(place, *old);
         old->release(index);
@@ -127,6 +127,7 @@ bool DistributedOptimizer::Reducer::on_the_wire(std::size_t index) const {
 }
 
 void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
+  const std::lock_guard lock(mutex_);
   require_plan();
   RoundGradient& gradient = gradients_[index];
   if (options_.op != ReduceOp::Average &&
@@ -140,12 +141,14 @@ void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
 }
 
 void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
+  const std::lock_guard lock(mutex_);
   const torch::NoGradGuard no_grad;
   RoundGradient& gradient = gradients_[index];
   if (!gradient.after(*plan_)) return;
   const std::shared_ptr<BackwardRun> backward = current_backward();
   if (!backward->synchronises()) return;
   gradient.arrive();
+  streams_.add_current(gradient.parameter().device());
   if (std::exchange(gradient.expected, false)) --groups_[plan_->group_of(index)].expected;
   start_groups();
 }
@@ -162,6 +165,7 @@ std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
 }
 
 void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bool failed) {
+  const std::lock_guard lock(mutex_);
   ++passes_;
   record("backward", backward.began());
   if (!backward.synchronises()) {
@@ -196,6 +200,7 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
   check_step([this] { require_hooks(); });
+  const std::lock_guard lock(mutex_);
   const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
   if (!fresh && !local_ && round_ > 0) {
     if (refused_.empty()) return;
@@ -203,7 +208,7 @@ void DistributedOptimizer::Reducer::reduce_local() {
                          ". Run backward() again first."));
   }
   close_round(/*failed=*/false, /*in_step=*/true);
-  finish_backward();
+  finish_rounds();
 }
 
 void DistributedOptimizer::Reducer::check_step(const std::function<void()>& check) {
@@ -211,6 +216,7 @@ void DistributedOptimizer::Reducer::check_step(const std::function<void()>& chec
     check();
   } catch (const Error&) {
     if (!alone_) {
+      const std::lock_guard lock(mutex_);
       close_round(/*failed=*/true, /*in_step=*/true);
       // What it comes to is for the others: here the reason itself is on its way.
       std::string told;
@@ -249,10 +255,13 @@ void DistributedOptimizer::Reducer::start_groups() {
 }
 
 void DistributedOptimizer::Reducer::start(std::size_t group) {
+  const torch::Tensor& buffer = plan_->groups()[group].buffer;
+  streams_.join_current(buffer.device());
   std::vector<core::Part> parts;
+  RoundGradient::Packing packing;
   for (const std::size_t index : plan_->groups()[group].parameters) {
     RoundGradient& gradient = gradients_[index];
-    if (!gradient.take(*plan_)) {
+    if (!gradient.take(*plan_, packing)) {
       word_.head.trouble = ClosingWord::Trouble::UnfitGradient;
       word_.head.parameter = static_cast<std::int32_t>(index);
     }
@@ -260,9 +269,13 @@ void DistributedOptimizer::Reducer::start(std::size_t group) {
   }
   groups_[group].expected = 0;
   if (tuning_ != nullptr) groups_[group].times = std::make_shared<core::OperationTimes>();
-  groups_[group].work =
-      submit(core::CollectiveKind::Allreduce, c10::str("group ", group),
-             plan_->groups()[group].buffer, std::move(parts), groups_[group].times);
+  groups_[group].work = submit({.kind = core::CollectiveKind::Allreduce,
+                                .name = c10::str("group ", group),
+                                .parts = std::move(parts),
+                                .times = groups_[group].times,
+                                .pack = std::move(packing.copies),
+                                .packed = std::move(packing.memory)},
+                               buffer);
 }
 
 /// Starts what is left, and says this rank's word, without waiting for anything.
@@ -284,6 +297,11 @@ void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
 }
 
 void DistributedOptimizer::Reducer::finish_backward() {
+  const std::lock_guard lock(mutex_);
+  finish_rounds();
+}
+
+void DistributedOptimizer::Reducer::finish_rounds() {
   const torch::NoGradGuard no_grad;
   const Clock::time_point begin = Clock::now();
   std::string error;
@@ -311,6 +329,7 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
     group.work.reset();
   }
   next_group_ = 0;
+  streams_.clear();
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
     const auto has_gradient = [i](const ClosingWord& word) { return word.has_gradient[i]; };
     gradients_[i].finish(*plan_, std::ranges::any_of(words, has_gradient));
@@ -365,7 +384,7 @@ Work DistributedOptimizer::Reducer::say(const ClosingWord& word) const {
   const torch::Tensor own = torch::empty(
       {static_cast<std::int64_t>(ClosingWord::bytes(gradients_.size()))}, torch::kUInt8);
   word.write(own.data_ptr<std::uint8_t>());
-  return submit(core::CollectiveKind::Allgather, "closing_word", own);
+  return submit({.kind = core::CollectiveKind::Allgather, .name = "closing_word"}, own);
 }
 
 std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
@@ -379,20 +398,13 @@ std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
 }
 
 /// An operation of the plan, in place where it reduces.
-Work DistributedOptimizer::Reducer::submit(core::CollectiveKind kind, const std::string& name,
-                                           const torch::Tensor& input,
-                                           std::vector<core::Part> parts,
-                                           std::shared_ptr<core::OperationTimes> times) const {
-  const bool reduces = kind == core::CollectiveKind::Allreduce;
-  return detail::submit(context_,
-                        {.kind = kind,
-                         .name = prefix_ + name,
-                         .process_set = options_.process_set,
-                         .plan = id_.second,
-                         .parts = std::move(parts),
-                         .times = std::move(times),
-                         .op = detail::to_core(options_.op)},
-                        input, reduces ? input : torch::Tensor());
+Work DistributedOptimizer::Reducer::submit(detail::Call call, const torch::Tensor& input) const {
+  call.name = prefix_ + call.name;
+  call.process_set = options_.process_set;
+  call.plan = id_.second;
+  call.op = detail::to_core(options_.op);
+  const bool reduces = call.kind == core::CollectiveKind::Allreduce;
+  return detail::submit(context_, call, input, reduces ? input : torch::Tensor());
 }
 
 void DistributedOptimizer::Reducer::record(std::string_view what, Clock::time_point begin) {

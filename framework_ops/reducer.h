@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,12 +15,17 @@
 #include "backward_run.h"
 #include "closing_word.h"
 #include "context/context.h"
+#include "device.h"
 #include "gradient_hooks.h"
 #include "gradient_plan.h"
 #include "group_tuning.h"
 #include "round_gradient.h"
 
 namespace kolo {
+
+namespace detail {
+struct Call;
+}
 
 /// Works in *rounds*. All ranks run the same rounds, and in each round the same operations: those of the
 /// plan (gradient_plan.h), group by group, and a *closing word*, which says who has a new gradient for
@@ -58,6 +64,11 @@ namespace kolo {
 /// The closing word of one round is what allows the next one to start without asking: who has said it
 /// will run the same plan again. So by the words of the fourth round everybody has asked for the broadcast of
 /// the groups.
+///
+/// LibTorch gives each device a thread, so a backward that reaches parameters on several of them tells of their
+/// gradients at the same time: what the engine calls, and what closes a round, excludes each other. Nothing waits
+/// for a GPU on the host: groups follow the streams in which their gradients were computed, and at the end of
+/// backward the caller's stream waits for the groups.
 class DistributedOptimizer::Reducer final : public GradientListener,
                                             public BackwardRun::Owner,
                                             public std::enable_shared_from_this<Reducer> {
@@ -111,6 +122,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void finish_backward() override;
 
   void reduce_local();
+  void finish_rounds();
   void require_hooks() const;
   void expect_gradients();
   void start_groups();
@@ -121,9 +133,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::vector<ClosingWord> hear(Work work) const;
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
-  Work submit(core::CollectiveKind kind, const std::string& name, const torch::Tensor& input,
-              std::vector<core::Part> parts = {},
-              std::shared_ptr<core::OperationTimes> times = nullptr) const;
+  Work submit(detail::Call call, const torch::Tensor& input) const;
   void record(std::string_view what, core::Clock::time_point begin);
 
   const std::shared_ptr<core::Context> context_;
@@ -133,6 +143,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   const std::string prefix_;
   /// A process that is alone has nothing to reduce.
   const bool alone_;
+  std::mutex mutex_;
   /// By parameter.
   std::vector<RoundGradient> gradients_;
   std::vector<std::string> names_;
@@ -140,6 +151,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::vector<Group> groups_;
   /// Those before it have started in this round.
   std::size_t next_group_ = 0;
+  /// In which its gradients have come.
+  detail::GpuStreams streams_;
   std::weak_ptr<BackwardRun> backward_;
   /// Of the round that has closed last: its own word, and all ranks'.
   ClosingWord word_;

@@ -35,13 +35,17 @@ bool RoundGradient::after(const GradientPlan& plan) {
     // Autograd may have stored memory that others use as well.
     if (was_empty_) gradient() = gradient().clone();
   } else if (was_empty_ && !gradient().requires_grad() && plan.fits(gradient(), index_)) {
-    plan.view(index_).copy_(gradient());
-    gradient() = plan.view(index_);
+    if (gradient().is_cuda()) {
+      stored_ = gradient();
+    } else {
+      plan.view(index_).copy_(gradient());
+      gradient() = plan.view(index_);
+    }
   }
   return true;
 }
 
-bool RoundGradient::take(const GradientPlan& plan) {
+bool RoundGradient::take(const GradientPlan& plan, Packing& packing) {
   const torch::Tensor& place = plan.view(index_);
   if (!set_aside_) held_ = parameter_.grad();
   const bool fits = held_.defined() && plan.fits(held_, index_);
@@ -52,6 +56,9 @@ bool RoundGradient::take(const GradientPlan& plan) {
   if (in_place && !taken_) untouched_ = held_.clone();
   if (!fits) {
     place.zero_();
+  } else if (!in_place && held_.is_cuda() && plan.fits_as_it_lies(held_, index_)) {
+    packing.copies.push_back({held_.data_ptr(), place.data_ptr(), held_.numel()});
+    packing.memory.push_back(held_.detach());
   } else if (!in_place) {
     place.copy_(held_.detach());
   }
@@ -65,12 +72,14 @@ void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
   const torch::Tensor untouched = std::exchange(untouched_, {});
   // Another gradient has come meanwhile: see before().
   const bool late = gradient().defined() && !gradient().is_same(result);
+  const bool moves = result.defined() && result.is_same(stored_);
+  if (any_fresh || !moves) stored_.reset();
   if (result.defined() && !plan.fits(result, index_)) {
     gradient() = result;
     return;
   }
   if (any_fresh) {
-    if (result.defined() && !plan.lies_in_place(result, index_)) {
+    if (result.defined() && !moves && !plan.lies_in_place(result, index_)) {
       result.detach().copy_(place);
     } else {
       result = place;

@@ -7,22 +7,33 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "context/context.h"
 #include "gradient_plan.h"
 
 namespace kolo {
 
-/// Between a parameter's grad() and its place in the plan. A gradient that autograd has stored where there
-/// was none moves to its place, and grad() becomes the place; one that the program has put somewhere, or that
-/// has a graph, stays where it is, and is copied to its place and back.
+/// Between a parameter's grad() and its place in the plan. A gradient that autograd has stored
+/// where there was none moves to its place, and grad() becomes the place; one that the program has
+/// put somewhere, or that has a graph, stays where it is, and is copied to its place and back.
 ///
-/// In a round: before() and after() for each gradient that autograd stores; take() when its group starts;
-/// finish() when the round is over. A round takes one gradient of a backward. If a backward inside that backward
-/// brings another, it is set aside for the next round, whether the group has started or not: sums must not
-/// depend on how groups happen to be cut.
+/// On a GPU, where each copy is a kernel of its own, what autograd has stored waits until its group
+/// starts, and all that the group lacks is copied in one go, as a part of its operation (Packing).
+/// grad() becomes the place in finish(): until then another stream may be writing there.
+///
+/// In a round: before() and after() for each gradient that autograd stores; take() when its group
+/// starts; finish() when the round is over. A round takes one gradient of a backward. If a backward
+/// inside that backward brings another, it is set aside for the next round, whether the group has
+/// started or not: sums must not depend on how groups happen to be cut.
 class RoundGradient {
  public:
+  /// What a group's operation has yet to copy to its buffer, and what owns that.
+  struct Packing {
+    std::vector<core::DeviceCopy> copies;
+    std::vector<torch::Tensor> memory;
+  };
+
   /// `index`: the parameter's in the plan.
   RoundGradient(const torch::Tensor& parameter, std::size_t index);
 
@@ -46,9 +57,9 @@ class RoundGradient {
   /// The gradient came in a backward that synchronises: it is the one that this round takes.
   void arrive() { arrived_ = true; }
 
-  /// Brings what the parameter holds to its place: its gradient, or zeros. False when it holds something that
-  /// cannot be reduced.
-  bool take(const GradientPlan& plan);
+  /// Brings what the parameter holds to its place, or has it brought there: its gradient, or zeros.
+  /// False when it holds something that cannot be reduced.
+  bool take(const GradientPlan& plan, Packing& packing);
   /// Whether what was taken was fresh.
   bool taken() const { return taken_; }
   /// Gives the parameter the result; or back what it held, when no rank had a fresh gradient for it.
@@ -70,6 +81,8 @@ class RoundGradient {
   core::Clock::time_point ready_;
   /// Had no gradient before the one that autograd is about to store.
   bool was_empty_ = false;
+  /// On a GPU: what autograd has stored, and is to move to its place.
+  torch::Tensor stored_;
   /// Has been reduced, and not been added to since.
   bool reduced_ = false;
 

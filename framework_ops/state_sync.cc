@@ -8,6 +8,7 @@
 #include <cstring>
 #include <sstream>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "same_on_all_ranks.h"
@@ -71,14 +72,61 @@ std::string serialize(torch::optim::Optimizer& optimizer) {
   return stream.str();
 }
 
+/// The tensors of a parameter's state, of the optimizers in can_be_saved().
+std::vector<torch::Tensor> tensors_of(const torch::optim::OptimizerParamState& state) {
+  if (const auto* s = dynamic_cast<const torch::optim::SGDParamState*>(&state)) {
+    return {s->momentum_buffer()};
+  }
+  if (const auto* s = dynamic_cast<const torch::optim::AdamParamState*>(&state)) {
+    return {s->exp_avg(), s->exp_avg_sq(), s->max_exp_avg_sq()};
+  }
+  if (const auto* s = dynamic_cast<const torch::optim::AdamWParamState*>(&state)) {
+    return {s->exp_avg(), s->exp_avg_sq(), s->max_exp_avg_sq()};
+  }
+  if (const auto* s = dynamic_cast<const torch::optim::RMSpropParamState*>(&state)) {
+    return {s->square_avg(), s->momentum_buffer(), s->grad_avg()};
+  }
+  if (const auto* s = dynamic_cast<const torch::optim::AdagradParamState*>(&state)) {
+    return {s->sum()};
+  }
+  return {};
+}
+
+/// LibTorch's key for a parameter's state is its address, which 1.13 writes as text.
+template <typename Key>
+Key key_of(const torch::Tensor& parameter) {
+  if constexpr (std::is_same_v<Key, std::string>) {
+    return c10::str(parameter.unsafeGetTensorImpl());
+  } else {
+    return parameter.unsafeGetTensorImpl();
+  }
+}
+
+/// Moves each parameter's state to the parameter's device.
+void move_to_parameters(torch::optim::Optimizer& optimizer) {
+  for (const auto& group : optimizer.param_groups()) {
+    for (const torch::Tensor& parameter : group.params()) {
+      auto& states = optimizer.state();
+      using Key = std::decay_t<decltype(states)>::key_type;
+      const auto state = states.find(key_of<Key>(parameter));
+      if (state == states.end()) continue;
+      for (torch::Tensor& tensor : tensors_of(*state->second)) {
+        if (tensor.defined()) tensor.set_data(tensor.to(parameter.device()));
+      }
+    }
+  }
+}
+
 void deserialize(const torch::Tensor& bytes, torch::optim::Optimizer& optimizer) {
   torch::serialize::InputArchive archive;
+  // The root's GPU may not be there under its number.
   archive.load_from(static_cast<const char*>(bytes.data_ptr()),
-                    static_cast<std::size_t>(bytes.numel()));
+                    static_cast<std::size_t>(bytes.numel()), torch::kCPU);
   torch::serialize::InputArchive state;
   archive.read("state", state);
   optimizer.state().clear();
   optimizer.load(state);
+  move_to_parameters(optimizer);
   for (std::size_t i = 0; i < optimizer.param_groups().size(); ++i) {
     torch::serialize::InputArchive options;
     archive.read("options" + std::to_string(i), options);

@@ -95,7 +95,12 @@ void Context::inform(const std::string& message) { logger_->info("{}", message);
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
 std::shared_ptr<std::byte> Context::allocate(DeviceType device, std::size_t bytes) {
+  if (device == DeviceType::Cuda) retired_.sweep();
   return planes_.data->allocate(device, bytes);
+}
+
+void Context::retire(std::shared_ptr<void> memory, RetiredMemory::Events last_uses) {
+  retired_.add(std::move(memory), std::move(last_uses));
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {
@@ -105,6 +110,7 @@ std::shared_ptr<Work> Context::submit(Submission submission) {
     request.name = fmt::format("{}.unnamed.{}", to_string(request.kind),
                                unnamed_[{submission.channel, request.kind}]++);
   }
+  if (request.device == DeviceType::Cuda) retired_.sweep();
   std::shared_ptr<Work> work = submission.work;
   coordinator_->submit(std::move(submission));
   return work;

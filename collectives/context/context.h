@@ -14,6 +14,7 @@
 #include "base/doorbell.h"
 #include "base/log.h"
 #include "base/topology.h"
+#include "context/retired_memory.h"
 #include "control/control_plane.h"
 #include "data/data_plane.h"
 #include "engine/coordinator.h"
@@ -70,6 +71,10 @@ class Context {
   /// it. Thread-safe.
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes);
 
+  /// Lets go of memory of this rank's GPU once that has come to these moments, some time later.
+  /// Thread-safe.
+  void retire(std::shared_ptr<void> memory, RetiredMemory::Events last_uses);
+
   const Config& config() const { return config_; }
 
   /// The GPU that this rank uses, by its number in this process; none where there is no GPU (or this
@@ -97,6 +102,7 @@ class Context {
   std::mutex mutex_;
   std::map<std::pair<ChannelId, CollectiveKind>, std::int64_t> unnamed_;  // guarded by mutex_
   std::atomic<int> next_number_{0};
+  RetiredMemory retired_;
   std::unique_ptr<Coordinator> coordinator_;
 };
 

@@ -15,6 +15,10 @@ std::size_t bytes_of(const PlannedTensor& tensor) {
   return (bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment;
 }
 
+bool can_share_a_group(const PlannedTensor& a, const PlannedTensor& b) {
+  return a.dtype == b.dtype && a.device == b.device;
+}
+
 /// Cuts a sequence of tensors into groups. Position p is between tensor p - 1 and tensor p.
 class Cutting {
  public:
@@ -32,7 +36,7 @@ class Cutting {
       bytes_.push_back(bytes_.back() + bytes_of(tensor));
       // No group starts before those ahead of it.
       ready_.push_back(std::max(ready_.back(), ready[order[i]]));
-      const bool changes = i > 0 && tensors[order[i - 1]].dtype != tensor.dtype;
+      const bool changes = i > 0 && !can_share_a_group(tensors[order[i - 1]], tensor);
       std::size_t first = changes ? i : first_.back();
       while (first < i && bytes_.back() - bytes_[first] > limit) ++first;
       first_.push_back(first);
@@ -82,7 +86,8 @@ Grouping group_by_size(std::span<const PlannedTensor> tensors, std::span<const s
   for (const std::size_t index : order) {
     const PlannedTensor& tensor = tensors[index];
     const std::size_t limit = groups.size() <= 1 ? limits.first : limits.each;
-    const bool joins = !groups.empty() && tensors[groups.back().front()].dtype == tensor.dtype &&
+    const bool joins = !groups.empty() &&
+                       can_share_a_group(tensors[groups.back().front()], tensor) &&
                        bytes + bytes_of(tensor) <= limit;
     if (!joins) {
       groups.emplace_back();
@@ -132,7 +137,8 @@ Grouping group_by_time(std::span<const PlannedTensor> tensors, std::span<const s
 }
 
 PlanGroup lay_out(std::span<const PlannedTensor> tensors, std::span<const std::size_t> group) {
-  PlanGroup result{.dtype = tensors[group.front()].dtype};
+  const PlannedTensor& first = tensors[group.front()];
+  PlanGroup result{.dtype = first.dtype, .device = first.device};
   const auto element = static_cast<std::int64_t>(size_of(result.dtype));
   for (const std::size_t index : group) {
     result.slots.push_back({.tensor = index, .offset = result.elements});

@@ -15,6 +15,7 @@ namespace kolo::core {
 struct PlannedTensor {
   DataType dtype = DataType::Float32;
   std::int64_t elements = 0;
+  DeviceType device = DeviceType::Cpu;
 };
 
 /// Groups in the order in which they run; of each, the indices of its tensors.
@@ -33,8 +34,9 @@ struct GroupLimits {
   std::size_t each = std::size_t{8} << 20;
 };
 
-/// Groups `tensors` in `order`, which names each once: the order in which their gradients become ready.
-/// Neighbours of one dtype share a group up to the limit; a tensor beyond it has a group to itself.
+/// Groups `tensors` in `order`, which names each once: the order in which their gradients become
+/// ready. Neighbours of one dtype and device share a group up to the limit; a tensor beyond it has
+/// a group to itself.
 Grouping group_by_size(std::span<const PlannedTensor> tensors, std::span<const std::size_t> order,
                        const GroupLimits& limits);
 
@@ -43,8 +45,9 @@ Grouping group_by_size(std::span<const PlannedTensor> tensors, std::span<const s
 double predict_end(const Grouping& groups, std::span<const PlannedTensor> tensors,
                    std::span<const double> ready, const TransferCost& cost);
 
-/// The groups that end earliest, of all that keep to `order`, to one dtype each, and to `limit` bytes unless
-/// they are one tensor. Of those that end within a nanosecond of each other, the fewest.
+/// The groups that end earliest, of all that keep to `order`, to one dtype and device each, and to
+/// `limit` bytes unless they are one tensor. Of those that end within a nanosecond of each other,
+/// the fewest.
 Grouping group_by_time(std::span<const PlannedTensor> tensors, std::span<const std::size_t> order,
                        std::span<const double> ready, const TransferCost& cost, std::size_t limit);
 
@@ -56,6 +59,7 @@ struct PlanGroup {
     std::int64_t offset = 0;
   };
   DataType dtype = DataType::Float32;
+  DeviceType device = DeviceType::Cpu;
   std::int64_t elements = 0;
   std::vector<Slot> slots;
 };

@@ -34,7 +34,9 @@ int local_size();
 int cross_rank();
 int cross_size();
 
-/// The device that this rank should use: the CPU in a build without CUDA.
+/// The device that this rank is to use: its GPU, as the ranks of a host share them out, or the CPU
+/// where there is none, or in a build without CUDA. @throws kolo::Error when the host has fewer
+/// GPUs than ranks.
 torch::Device local_device();
 
 }  // namespace kolo

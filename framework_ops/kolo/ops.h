@@ -3,20 +3,25 @@
 /// Collective operations on tensors.
 ///
 /// Each exists in a blocking form `x`, and as `x_async`, which returns a Work at once. A trailing
-/// underscore means in place, as in LibTorch. Every rank of the process set must submit an operation
-/// under the same name with matching kind, dtype, shape, op and root; otherwise it fails with a
-/// kolo::Error on every rank that submitted it, and the process can go on. Operations may be
-/// submitted in a different order on each rank. A name may be used again once its operation is done.
+/// underscore means in place, as in LibTorch. Every rank of the process set must submit an
+/// operation under the same name with matching kind, dtype, shape, op and root; otherwise it fails
+/// with a kolo::Error on every rank that submitted it, and the process can go on. Operations may be
+/// submitted in a different order on each rank. A name may be used again once its operation is
+/// done.
 ///
-/// An empty name is replaced by the kind and a running number, which is the same on all ranks as long
-/// as they make their unnamed calls in the same order: name your tensors when several threads submit.
+/// An empty name is replaced by the kind and a running number, which is the same on all ranks as
+/// long as they make their unnamed calls in the same order: name your tensors when several threads
+/// submit.
 ///
 /// dtypes: uint8, int8, int16, int32, int64, float16, bfloat16, float32, float64, bool. float16 and
-/// bfloat16 are accumulated in float32 and rounded once. Sums are taken in rank order, so results do
-/// not depend on timing and are bit-identical on all ranks and from run to run.
+/// bfloat16 are accumulated in float32 and rounded once. Sums are taken in rank order, so results
+/// do not depend on timing and are bit-identical on all ranks and from run to run.
 ///
-/// All functions are thread-safe. Tensors are CPU tensors, dense; a tensor that is not contiguous is
-/// copied. They throw kolo::Error before init() and after shutdown().
+/// All functions are thread-safe. Tensors are dense, on the CPU or on kolo::local_device(); one
+/// that is not contiguous is copied. On a GPU an operation follows what the submitting thread's
+/// current stream has been given, as a kernel launched there would, and reduces in the order that
+/// NCCL takes, not in rank order; int16 cannot be reduced. They throw kolo::Error before init() and
+/// after shutdown().
 
 #include <kolo/process_set.h>
 #include <torch/types.h>
@@ -59,11 +64,17 @@ struct BarrierOptions {
 /// operation; a Work that is dropped lets the operation finish by itself.
 class Work {
  public:
-  /// True when wait() will not block.
+  /// True when synchronize() will not block.
   bool done() const;
 
-  /// Blocks until the operation is done. @throws kolo::Error when it failed.
+  /// Blocks until the operation is done: on a GPU, until it is in the GPU's queue and this thread's
+  /// current stream will wait for it, so that what is launched from now on finds the result.
+  /// @throws kolo::Error when it failed.
   void wait();
+
+  /// Also blocks until the GPU has done it: for who reads the result without LibTorch. On the CPU,
+  /// wait().
+  void synchronize();
 
   /// Waits, and gives the output tensor (undefined for a barrier).
   torch::Tensor result();
@@ -75,9 +86,10 @@ class Work {
   std::shared_ptr<State> state_;
 };
 
-/// An uninitialised tensor in memory that the other ranks of this host can reach. It is all-reduced
-/// without a copy; otherwise it is as torch::empty() makes it, and may outlive shutdown(). Not
-/// collective. @throws kolo::Error when it is not to be a dense CPU tensor, or memory is short.
+/// An uninitialised tensor in memory that the other ranks of this host can reach, or that NCCL
+/// knows. It is all-reduced without a copy; otherwise it is as torch::empty() makes it, and may
+/// outlive shutdown(). Not collective. @throws kolo::Error when it is not to be dense, on the CPU
+/// or on local_device(), or memory is short.
 torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options = {});
 
 /// Reduces tensors of equal shape and dtype over all ranks; every rank gets the result.

@@ -24,11 +24,14 @@ std::size_t padded_bytes(const std::vector<PlannedTensor>& tensors,
   return sum;
 }
 
-std::vector<PlannedTensor> any_tensors(std::size_t count, std::vector<DataType> dtypes) {
+std::vector<PlannedTensor> any_tensors(std::size_t count, std::vector<DataType> dtypes,
+                                       std::vector<DeviceType> devices = {DeviceType::Cpu,
+                                                                          DeviceType::Cuda}) {
   std::vector<PlannedTensor> tensors(count);
   for (PlannedTensor& tensor : tensors) {
     tensor.dtype = *rc::gen::elementOf(dtypes);
     tensor.elements = *rc::gen::inRange<std::int64_t>(0, 3000);
+    tensor.device = *rc::gen::elementOf(devices);
   }
   return tensors;
 }
@@ -51,7 +54,8 @@ std::vector<std::size_t> flat(const Grouping& groups) {
 bool is_allowed(const std::vector<PlannedTensor>& tensors, std::span<const std::size_t> group,
                 std::size_t limit) {
   return !group.empty() && std::ranges::all_of(group, [&](std::size_t index) {
-    return tensors[index].dtype == tensors[group.front()].dtype;
+    return tensors[index].dtype == tensors[group.front()].dtype &&
+           tensors[index].device == tensors[group.front()].device;
   }) && (group.size() == 1 || padded_bytes(tensors, group) <= limit);
 }
 
@@ -83,11 +87,13 @@ TEST(GroupPlanner, LaysTensorsOutOneBehindTheOther) {
   EXPECT_TRUE(rc::check([] {
     const auto count = *rc::gen::inRange<std::size_t>(1, 20);
     const auto dtype = *rc::gen::element(DataType::Float32, DataType::BFloat16, DataType::Bool);
-    const auto tensors = any_tensors(count, {dtype});
+    const auto device = *rc::gen::element(DeviceType::Cpu, DeviceType::Cuda);
+    const auto tensors = any_tensors(count, {dtype}, {device});
     const std::vector<std::size_t> order = any_order(count);
 
     const PlanGroup group = lay_out(tensors, order);
     RC_ASSERT(group.dtype == dtype);
+    RC_ASSERT(group.device == device);
     RC_ASSERT(group.slots.size() == count);
     const auto element = static_cast<std::int64_t>(size_of(dtype));
     std::int64_t end = 0;

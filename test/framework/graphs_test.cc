@@ -180,7 +180,7 @@ TEST_F(GraphsTest, PenaltyOnGradientsOfBackward) {
     run.optimizer().zero_grad();
     for (torch::Tensor& parameter : run.net->parameters()) parameter.mutable_grad().reset();
     run.loss(step).backward({}, /*retain_graph=*/true, /*create_graph=*/true);
-    torch::Tensor penalty = torch::zeros({}, torch::kFloat64);
+    torch::Tensor penalty = torch::zeros({}, there(torch::kFloat64));
     for (torch::Tensor& parameter : run.net->parameters()) {
       if (!parameter.grad().defined()) continue;
       penalty = penalty + parameter.grad().pow(2).sum();
@@ -231,7 +231,7 @@ TEST_F(GraphsTest, GradientsThatAreViewsOfOneBuffer) {
   Training run(true, sgd(), {}, [](Net& net) {
     return std::vector<std::shared_ptr<torch::nn::Module>>{net->b.ptr()};
   });
-  const torch::Tensor buffer = torch::zeros({56}, torch::kFloat64);
+  const torch::Tensor buffer = torch::zeros({56}, there(torch::kFloat64));
   run.net->b->weight.mutable_grad() = buffer.narrow(0, 0, 49).view({7, 7});
   run.net->b->bias.mutable_grad() = buffer.narrow(0, 49, 7);
   run.net->b(random({4, 7}, {kolo::rank()})).pow(2).mean().backward();
@@ -254,7 +254,7 @@ TEST_F(GraphsTest, BlockingAllreduceInForwardAndBackward) {
       const torch::Tensor centred = Centre::apply(x_of(kolo::rank()));
       loss_of(Centre::apply(centred + 1), kolo::rank()).backward();
     } else {
-      torch::Tensor mean = torch::zeros({7}, torch::kFloat64);
+      torch::Tensor mean = torch::zeros({7}, there(torch::kFloat64));
       for (int rank = 0; rank < kolo::size(); ++rank) mean = mean + x_of(rank).mean(0);
       run.mean([&](int rank) { return loss_of(x_of(rank) - mean / kolo::size(), rank); })
           .backward();
@@ -271,7 +271,8 @@ TEST_F(GraphsTest, CollectivesAtAnyPlaceOfAStep) {
     if (run.with_kolo()) metric = kolo::allreduce_async(loss.detach(), {.name = "metric"});
     loss.backward();
     if (run.with_kolo()) {
-      const auto word = kolo::broadcast(torch::full({2}, kolo::rank()), kolo::size() - 1);
+      const auto word =
+          kolo::broadcast(torch::full({2}, kolo::rank(), there(torch::kInt64)), kolo::size() - 1);
       EXPECT_EQ(word[1].item<int>(), kolo::size() - 1);
     }
     run.optimizer().step();

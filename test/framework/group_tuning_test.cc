@@ -25,7 +25,7 @@ class GroupTuningTest : public FrameworkTest {
                                                                  {1, torch::kFloat32},
                                                                  {20000, torch::kFloat32}}) {
       parameters_.insert(c10::str("p", parameters_.size()),
-                         torch::zeros({elements}, torch::dtype(dtype).requires_grad(true)));
+                         torch::zeros({elements}, there(dtype).requires_grad(true)));
     }
   }
 
@@ -37,7 +37,7 @@ class GroupTuningTest : public FrameworkTest {
 
   /// Gradients come last to first.
   void backward(int step) {
-    torch::Tensor sum = torch::zeros({});
+    torch::Tensor sum = torch::zeros({}, there());
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
       torch::Tensor& parameter = parameters_[i].value();
       if (parameter.grad().defined()) parameter.mutable_grad().zero_();
@@ -53,6 +53,7 @@ class GroupTuningTest : public FrameworkTest {
 
 // Group by group as well as each by itself, which is another grouping.
 TEST_F(GroupTuningTest, GradientsHaveTheSameBitsHoweverTheyAreGrouped) {
+  if (device().is_cuda() && kolo::size() > 2) GTEST_SKIP() << "NCCL sums in an order of its own";
   torch::optim::SGD sgd(tensors(), 0.1);
   DistributedOptimizer optimizer(sgd, parameters_);
   for (int step = 0; step < kSteps; ++step) {

@@ -200,7 +200,7 @@ TEST_F(OptimizerApiTest, AConvolutionOnOneBatchOfAllRanks) {
     torch::nn::Sequential model(torch::nn::Conv2d(torch::nn::Conv2dOptions(3, 4, 3).padding(1)),
                                 torch::nn::ReLU(), torch::nn::MaxPool2d(2), torch::nn::Flatten(),
                                 torch::nn::Linear(4 * 4 * 4, 5));
-    model->to(torch::kFloat64);
+    model->to(device(), torch::kFloat64);
     // Gradients that are not contiguous.
     for (torch::Tensor& parameter : model->parameters()) {
       if (parameter.dim() != 4) continue;
@@ -261,7 +261,7 @@ TEST_F(OptimizerApiTest, AProcessSetTrainsAModelOfItsOwn) {
   if (kolo::rank() % 2 == 0) {
     DistributedOptimizer wrapper(*inner, net->named_parameters(), {.process_set = evens});
     backward(net, 0);
-    torch::Tensor expected = torch::zeros({7, 7}, torch::kFloat64);
+    torch::Tensor expected = torch::zeros({7, 7}, there(torch::kFloat64));
     for (const int rank : even) {
       const auto loss = squared_error(net->forward(input(0, 0, rank)), 0, 0, rank);
       expected += torch::autograd::grad({loss}, {net->b->weight})[0];
@@ -293,6 +293,7 @@ TEST_F(OptimizerApiTest, SaysHowLongItHasWaited) {
 
 TEST_F(OptimizerApiTest, GradientsHaveTheLayoutOfTheirParameters) {
   torch::nn::Conv2d layer(torch::nn::Conv2dOptions(2, 3, 5));
+  layer->to(device());
   layer->weight.set_data(layer->weight.contiguous(torch::MemoryFormat::ChannelsLast));
   torch::optim::SGD inner(layer->parameters(), 0.1);
   DistributedOptimizer optimizer(inner, layer->named_parameters());

@@ -205,7 +205,7 @@ TEST_F(OptimizerErrorsTest, AnotherShapeOnOneRankLater) {
   expect_right_training(optimizer);
   const torch::Tensor before = flat_parameters(*net_);
   if (kolo::rank() == 1) {
-    net_->c->bias.mutable_grad() = torch::ones({5}, torch::kFloat64);
+    net_->c->bias.mutable_grad() = torch::ones({5}, there(torch::kFloat64));
     net_->b->bias.mutable_grad().reset();
     expect_error([&] { (net_->b->bias * 2).sum().backward(); },
                  {"'optimizer", "c.bias' on rank 1", "shape"});
@@ -233,11 +233,12 @@ TEST_F(OptimizerErrorsTest, ParametersThatWereConvertedLater) {
 TEST_F(OptimizerErrorsTest, SparseGradients) {
   if (alone_) return;
   torch::nn::Embedding table(torch::nn::EmbeddingOptions(10, 3).sparse(true));
+  table->to(device());
   torch::optim::SGD inner(table->parameters(), 0.1);
   DistributedOptimizer optimizer(inner, table->named_parameters());
   expect_error(
       [&] {
-        table->forward(torch::tensor({1, 2})).sum().backward();
+        table->forward(torch::tensor({1, 2}, there(torch::kInt64))).sum().backward();
       },
       {"weight'", "rank 0", "sparse", "to_dense()"});
   DistributedOptimizer dense(*sgd_, net_->named_parameters());

@@ -37,6 +37,7 @@ TEST_F(OptimizerTest, AdamW) {
 
 // As a program without the wrapper would do it: an all-reduce for each gradient, each negotiated.
 TEST_F(OptimizerTest, ThePlanGivesTheBitsOfSingleAllReduces) {
+  if (device().is_cuda() && kolo::size() > 2) GTEST_SKIP() << "NCCL sums in an order of its own";
   const auto train = [](bool planned) {
     torch::manual_seed(3);
     Net net;
@@ -126,7 +127,8 @@ TEST_F(OptimizerTest, ALossThatReachesNoParameterOnOneRank) {
   expect_as_in_one_process({.body = [](Training& run, int step) {
     run.optimizer().zero_grad();
     run.mean([&](int rank) {
-         if (rank == step % kolo::size()) return torch::ones({}, torch::kFloat64).requires_grad_();
+         if (rank == step % kolo::size())
+           return torch::ones({}, there(torch::kFloat64)).requires_grad_();
          return squared_error(run.net->forward(input(step, 0, rank)), step, 0, rank);
        })
         .backward();

@@ -25,6 +25,7 @@ torch::nn::Sequential make_model(int rank) {
     }
   }
   for (torch::Tensor& buffer : model->buffers()) buffer.add_(rank + 1);
+  model->to(device());
   return model;
 }
 

@@ -3,14 +3,37 @@
 #include <ATen/CPUGeneratorImpl.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <string_view>
 
 namespace kolo::testing {
+
+namespace {
+
+bool gpu_is_wanted() {
+  const char* const name = std::getenv("KOLO_TEST_DEVICE");
+  return name != nullptr && std::string_view(name) == "cuda";
+}
+
+}  // namespace
+
+torch::Device device() { return gpu_is_wanted() ? kolo::local_device() : torch::kCPU; }
+
+torch::TensorOptions there(torch::ScalarType dtype) {
+  return torch::TensorOptions().dtype(dtype).device(device());
+}
 
 FrameworkTest::FrameworkTest() {
   kolo::init();
   torch::set_num_threads(1);
   torch::manual_seed(1);
+  // Of convolutions: results are compared with sums in another order.
+  at::globalContext().setAllowTF32CuDNN(false);
+}
+
+void FrameworkTest::SetUp() {
+  if (gpu_is_wanted() && device().is_cpu()) GTEST_SKIP() << "this host, or this build, has no GPU";
 }
 
 torch::Tensor random(torch::IntArrayRef shape, std::initializer_list<int> seeds,
@@ -18,7 +41,7 @@ torch::Tensor random(torch::IntArrayRef shape, std::initializer_list<int> seeds,
   std::uint64_t seed = 17;
   for (const int part : seeds) seed = seed * 1000003 + static_cast<std::uint64_t>(part + 1);
   const at::Generator generator = at::detail::createCPUGenerator(seed);
-  return torch::randn(shape, generator, torch::TensorOptions(torch::kFloat64)).to(dtype);
+  return torch::randn(shape, generator, torch::TensorOptions(torch::kFloat64)).to(there(dtype));
 }
 
 std::vector<torch::Tensor> gather(const torch::Tensor& tensor) {
@@ -27,8 +50,8 @@ std::vector<torch::Tensor> gather(const torch::Tensor& tensor) {
 
 bool identical(const torch::Tensor& a, const torch::Tensor& b) {
   if (a.sizes() != b.sizes() || a.scalar_type() != b.scalar_type()) return false;
-  const torch::Tensor x = a.detach().contiguous();
-  const torch::Tensor y = b.detach().contiguous();
+  const torch::Tensor x = a.detach().cpu().contiguous();
+  const torch::Tensor y = b.detach().cpu().contiguous();
   return x.nbytes() == 0 || std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
 }
 
@@ -41,8 +64,8 @@ bool identical_on_all_ranks(const torch::Tensor& tensor) {
 
 double relative_difference(const torch::Tensor& a, const torch::Tensor& b) {
   if (a.numel() == 0 && b.numel() == 0) return 0;
-  const torch::Tensor x = a.detach().to(torch::kFloat64);
-  const torch::Tensor y = b.detach().to(torch::kFloat64);
+  const torch::Tensor x = a.detach().cpu().to(torch::kFloat64);
+  const torch::Tensor y = b.detach().cpu().to(torch::kFloat64);
   const auto most = (x - y).abs().max().item<double>();
   return most == 0 ? 0 : most / y.abs().max().item<double>();
 }
@@ -68,7 +91,7 @@ void expect_error(const std::function<void()>& call, const std::vector<std::stri
 }
 
 void expect_usable() {
-  const auto value = torch::full({3}, kolo::rank() + 1.0);
+  const auto value = torch::full({3}, kolo::rank() + 1.0, there());
   const auto sum = kolo::allreduce(value, {.op = ReduceOp::Sum});
   EXPECT_EQ(sum[0].item<double>(), kolo::size() * (kolo::size() + 1) / 2);
 }

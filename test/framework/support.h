@@ -13,14 +13,22 @@
 
 namespace kolo::testing {
 
+/// What KOLO_TEST_DEVICE says: the CPU, or, if it is "cuda", this rank's GPU.
+torch::Device device();
+
+/// Options of a tensor there.
+torch::TensorOptions there(torch::ScalarType dtype = torch::kFloat32);
+
 /// After kolo::init(), single-threaded, with the same random numbers on all ranks; already so when
-/// the members of a derived fixture are made.
+/// the members of a derived fixture are made. Skips where a GPU is asked for and there is none.
 class FrameworkTest : public ::testing::Test {
  protected:
   FrameworkTest();
+  void SetUp() override;
 };
 
-/// Random numbers that depend on the seeds alone: every rank can compute every other rank's data.
+/// Random numbers on the device, that depend on the seeds alone: every rank can compute every other
+/// rank's data.
 torch::Tensor random(torch::IntArrayRef shape, std::initializer_list<int> seeds,
                      torch::ScalarType dtype = torch::kFloat64);
 

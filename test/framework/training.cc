@@ -39,7 +39,7 @@ NetImpl::NetImpl() {
   b = register_module("b", torch::nn::Linear(7, 7));
   c = register_module("c", torch::nn::Linear(7, 3));
   spare = register_module("spare", torch::nn::Linear(7, 7));
-  to(torch::kFloat64);
+  to(device(), torch::kFloat64);
 }
 
 torch::Tensor NetImpl::forward(const torch::Tensor& x) {
