@@ -112,7 +112,8 @@ class Part {
     // Not always at the beginning of a page.
     const std::size_t before = job_.seed % 3 * size_of(job_.collective.dtype);
     const std::size_t size = bytes.size() + before;
-    std::shared_ptr<std::byte> memory = in_plane_ ? plane.allocate(DeviceType::Cpu, size) : private_memory(size);
+    std::shared_ptr<std::byte> memory =
+        in_plane_ ? plane.allocate(DeviceType::Cpu, size) : private_memory(size);
     std::ranges::copy(bytes, memory.get() + before);
     return {memory, memory.get() + before};
   }
@@ -258,7 +259,7 @@ class Player {
     for (int i = 0; i < play_.operations; ++i) {
       Collective c = play_.collective;
       const std::size_t bytes = static_cast<std::size_t>(c.count) * size_of(c.dtype);
-      memory_.push_back(play_.memory == Memory::Plane ? plane_->allocate(bytes)
+      memory_.push_back(play_.memory == Memory::Plane ? plane_->allocate(DeviceType::Cpu, bytes)
                                                       : private_memory(bytes));
       std::fill_n(memory_.back().get(), bytes, std::byte{1});
       c.sequence = static_cast<std::uint64_t>(i);
