@@ -169,8 +169,7 @@ std::vector<Bytes> inputs_of(const Collective& c, std::uint64_t seed) {
   return inputs;
 }
 
-std::string find_error(const Collective& c, const std::vector<Bytes>& inputs,
-                       const Bytes& result) {
+std::string find_error(const Collective& c, const std::vector<Bytes>& inputs, const Bytes& result) {
   const Bytes expected = expected_of(c, inputs);
   if (oracle::same_values(c.dtype, result, expected)) return {};
   const bool rounds = c.kind == CollectiveKind::Allreduce && is_floating(c.dtype);
@@ -179,10 +178,10 @@ std::string find_error(const Collective& c, const std::vector<Bytes>& inputs,
     const long double right = oracle::value_at(c.dtype, expected, i);
     if (got == right) continue;
     if (rounds && std::abs(got - right) <= tolerance(c, inputs, i)) continue;
-    return fmt::format("{} {} of {} {} among {} members, scales {} and {}: element {} is {}, not {}",
-                       to_string(c.kind), to_string(c.op), c.count, to_string(c.dtype),
-                       c.ranks.size(), c.prescale, c.postscale, i, static_cast<double>(got),
-                       static_cast<double>(right));
+    return fmt::format(
+        "{} {} of {} {} among {} members, scales {} and {}: element {} is {}, not {}",
+        to_string(c.kind), to_string(c.op), c.count, to_string(c.dtype), c.ranks.size(), c.prescale,
+        c.postscale, i, static_cast<double>(got), static_cast<double>(right));
   }
   return {};
 }

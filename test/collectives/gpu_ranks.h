@@ -35,8 +35,8 @@ struct Options {
   std::function<void()> prepare;
 };
 
-/// `body` on each rank, in a thread to which another GPU than the rank's is current. Nothing may be left
-/// in the end, nor anything have been misused.
+/// `body` on each rank, in a thread to which another GPU than the rank's is current. Nothing may be
+/// left in the end, nor anything have been misused.
 void run(int size, const std::function<void(Rank&)>& body, const Options& options = {});
 
 /// Memory of cudaMalloc.
@@ -71,8 +71,8 @@ class UserStream {
 /// The members' inputs of a collective without its addresses.
 std::vector<oracle::Bytes> inputs_of(const Collective& collective, std::uint64_t seed);
 
-/// What is wrong with a result; empty if nothing is. Exact but for sums, means and products of floating
-/// dtypes, and factors: these may be off by what rounding explains.
+/// What is wrong with a result; empty if nothing is. Exact but for sums, means and products of
+/// floating dtypes, and factors: these may be off by what rounding explains.
 std::string find_error(const Collective& collective, const std::vector<oracle::Bytes>& inputs,
                        const oracle::Bytes& result);
 

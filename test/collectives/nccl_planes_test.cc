@@ -40,7 +40,9 @@ enum class Form { InPlace, OutOfPlace, Packed };
 class Part {
  public:
   Part(Collective collective, std::uint64_t seed)
-      : collective_(std::move(collective)), seed_(seed), inputs_(gpus::inputs_of(collective_, seed)) {
+      : collective_(std::move(collective)),
+        seed_(seed),
+        inputs_(gpus::inputs_of(collective_, seed)) {
     if (collective_.kind == CollectiveKind::Allreduce) form_ = static_cast<Form>(seed_ % 3);
   }
 
@@ -52,8 +54,7 @@ class Part {
     if (form_ == Form::Packed) {
       pack(rank, producer, own);
     } else {
-      const bool apart =
-          form_ == Form::OutOfPlace || collective_.kind == CollectiveKind::Allgather;
+      const bool apart = form_ == Form::OutOfPlace || collective_.kind == CollectiveKind::Allgather;
       input_ = apart ? store(rank, own.size()) : output_;
       producer.write(input_.get(), own);
       collective_.input = input_.get();
@@ -117,8 +118,7 @@ class Part {
       const auto offset = begin * static_cast<std::ptrdiff_t>(element());
       const auto bytes = count * static_cast<std::ptrdiff_t>(element());
       pieces_.push_back(store(rank, static_cast<std::size_t>(bytes)));
-      producer.write(pieces_.back().get(),
-                     {own.begin() + offset, own.begin() + offset + bytes});
+      producer.write(pieces_.back().get(), {own.begin() + offset, own.begin() + offset + bytes});
       std::byte* const place = output_.get() + offset;
       collective_.pack.push_back({pieces_.back().get(), place, count});
       collective_.unpack.push_back({place, pieces_.back().get(), count});
@@ -242,14 +242,12 @@ std::map<ChannelId, Queue> parts(const Rank& rank, DataType dtype,
 class Flights {
  public:
   explicit Flights(Rank& rank)
-      : rank_(rank),
-        random_(static_cast<unsigned>(rank.rank) + 1),
-        producer_(rank.device) {}
+      : rank_(rank), random_(static_cast<unsigned>(rank.rank) + 1), producer_(rank.device) {}
 
   void run(std::map<ChannelId, Queue> waiting) {
-    bool started = true;
-    while (started || !flights_.empty()) {
-      started = start_any(waiting);
+    const auto none = [](const auto& entry) { return entry.second.empty(); };
+    while (!flights_.empty() || !std::ranges::all_of(waiting, none)) {
+      const bool started = start_any(waiting);
       if (::testing::Test::HasFatalFailure()) return;
       if (!progress_all() && !started) rank_.idle();
     }
@@ -294,7 +292,8 @@ class Flights {
     return moved || left > 0;
   }
 
-  /// Where one stream waited for several channels in an order of its own, ranks would wait for each other.
+  /// Where one stream waited for several channels in an order of its own, ranks would wait for each
+  /// other.
   UserStream& consumer_of(ChannelId channel) {
     return consumers_.try_emplace(channel, rank_.device).first->second;
   }
@@ -319,7 +318,9 @@ TEST_P(NcclPlanesTest, Collectives) {
     options.doubles.longest_delay = std::chrono::microseconds(50);
     gpus::run(
         GetParam(),
-        [&](Rank& rank) { Flights(rank).run(parts(rank, dtype, {0, 1, 3, 1023, 20'000})); },
+        [&](Rank& rank) {
+          Flights(rank).run(parts(rank, dtype, {0, 1, 3, 1023, 20'000}));
+        },
         options);
     EXPECT_EQ(doubles::calls("cudaStreamSynchronize"), 0);
     // Only to compare clocks, once for each rank, where times are asked for.

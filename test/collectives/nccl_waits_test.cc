@@ -23,7 +23,8 @@ using oracle::Bytes;
 constexpr std::int64_t kCount = 300;
 constexpr auto kLong = std::chrono::milliseconds(4);
 
-/// What a program does with one rank's GPU: each step waits on the GPU for the one before, none on the host.
+/// What a program does with one rank's GPU: each step waits on the GPU for the one before, none on
+/// the host.
 class Program {
  public:
   /// `seed`: of several that come late, which one is the last.
@@ -41,10 +42,10 @@ class Program {
     }
     int wrong = 0;
     for (const Expectation& expectation : expectations_) {
-      wrong += gpus::find_error(expectation.collective, expectation.inputs, *expectation.result)
-                       .empty()
-                   ? 0
-                   : 1;
+      wrong +=
+          gpus::find_error(expectation.collective, expectation.inputs, *expectation.result).empty()
+              ? 0
+              : 1;
     }
     return wrong;
   }
@@ -181,7 +182,8 @@ int run(std::uint64_t seed, const std::function<void()>& prepare) {
   gpus::Options options;
   options.doubles.seed = seed;
   options.prepare = prepare;
-  gpus::run(2, [&](Rank& rank) { wrong += Program(rank, seed).run(); }, options);
+  gpus::run(
+      2, [&](Rank& rank) { wrong += Program(rank, seed).run(); }, options);
   return wrong;
 }
 
