@@ -122,12 +122,14 @@ UserStream::~UserStream() {
   expect_ok(cudaStreamDestroy(stream_));
 }
 
-void UserStream::dawdle(std::chrono::microseconds time) {
+void UserStream::call(std::function<void()> work) {
   const cuda::DeviceGuard guard(device_);
-  const auto sleep = [](void* how_long) {
-    std::this_thread::sleep_for(*static_cast<std::chrono::microseconds*>(how_long));
-  };
-  expect_ok(cudaLaunchHostFunc(stream_, sleep, &times_.emplace_back(time)));
+  const auto run = [](void* given) { (*static_cast<std::function<void()>*>(given))(); };
+  expect_ok(cudaLaunchHostFunc(stream_, run, &calls_.emplace_back(std::move(work))));
+}
+
+void UserStream::dawdle(std::chrono::microseconds time) {
+  call([time] { std::this_thread::sleep_for(time); });
 }
 
 void UserStream::write(void* to, Bytes values) {

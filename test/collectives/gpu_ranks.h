@@ -51,6 +51,7 @@ class UserStream {
   UserStream(const UserStream&) = delete;
   UserStream& operator=(const UserStream&) = delete;
 
+  void call(std::function<void()> work);
   /// Work that takes a while.
   void dawdle(std::chrono::microseconds time);
   void write(void* to, oracle::Bytes values);
@@ -65,7 +66,7 @@ class UserStream {
   const int device_;
   cudaStream_t stream_ = nullptr;
   std::deque<oracle::Bytes> sources_;
-  std::deque<std::chrono::microseconds> times_;
+  std::deque<std::function<void()>> calls_;
 };
 
 /// The members' inputs of a collective without its addresses.
