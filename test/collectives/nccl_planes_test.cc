@@ -359,21 +359,29 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
   EXPECT_THAT(doubles::misuses(), ::testing::IsEmpty());
 }
 
-/// An all-reduce on the rank's memory, to its end.
-void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence) {
+/// An all-reduce on the rank's memory.
+std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence) {
   Collective c = collective(CollectiveKind::Allreduce, DataType::Float32, 4);
   for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
   c.member = rank.rank;
   c.sequence = sequence;
   c.input = c.output = memory;
   StartedOperation started = rank.plane.start(c);
-  ASSERT_TRUE(started.ok()) << started.status().message();
+  EXPECT_TRUE(started.ok()) << started.status().message();
+  return std::move(started).value();
+}
+
+void finish(const Rank& rank, Operation& operation) {
   while (true) {
-    const auto progress = started.value()->progress();
+    const auto progress = operation.progress();
     ASSERT_TRUE(progress.ok()) << progress.status().message();
     if (progress.value() == Operation::Progress::Done) return;
     rank.idle();
   }
+}
+
+void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence) {
+  finish(rank, *start(rank, memory, sequence));
 }
 
 TEST(NcclPlane, RegistersItsMemoryOnce) {
@@ -387,22 +395,25 @@ TEST(NcclPlane, RegistersItsMemoryOnce) {
   EXPECT_EQ(doubles::calls("ncclCommDeregister"), 0);
 }
 
+// While NCCL still has a call to complete, too.
 TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
   gpus::run(2, [](Rank& rank) {
+    constexpr int kRounds = 30;
+    std::uint64_t sequence = 0;
     const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
-    std::vector<std::jthread> threads;
-    for (std::uint64_t i = 0; i < 60; i += 2) {
+    for (int i = 0; i < kRounds; ++i) {
       auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-      reduce(rank, memory.get(), i);
-      // While the next one is on its way.
-      threads.emplace_back([freed = std::move(memory)]() mutable { freed.reset(); });
-      reduce(rank, steady.get(), i + 1);
+      reduce(rank, memory.get(), sequence++);
+      const auto first = start(rank, steady.get(), sequence++);
+      std::jthread([freed = std::move(memory)]() mutable { freed.reset(); }).join();
+      const auto second = start(rank, steady.get() + 16, sequence++);
+      finish(rank, *first);
+      finish(rank, *second);
     }
-    threads.clear();
-    reduce(rank, steady.get(), 60);
-    EXPECT_EQ(doubles::calls("ncclCommRegister", rank.device), 31);
-    EXPECT_EQ(doubles::calls("ncclCommDeregister", rank.device), 30);
-    EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), 30);
+    reduce(rank, steady.get(), sequence++);
+    EXPECT_EQ(doubles::calls("ncclCommRegister", rank.device), kRounds + 1);
+    EXPECT_EQ(doubles::calls("ncclCommDeregister", rank.device), kRounds);
+    EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), kRounds);
   });
 }
 
