@@ -14,8 +14,8 @@ namespace kolo::core::cuda {
 /// Success, or an error that says `what` failed, with CUDA's name and text for it. Thread-safe.
 Status check(cudaError_t error, std::string_view what);
 
-/// The same of NCCL, with what it says of its last error; a call that is still in progress is a success.
-/// `comm` may be null. Thread-safe.
+/// The same of NCCL, with what it says of its last error; a call that is still in progress is a
+/// success. `comm` may be null. Thread-safe.
 Status check(ncclResult_t result, std::string_view what, ncclComm_t comm);
 
 }  // namespace kolo::core::cuda

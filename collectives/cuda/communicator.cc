@@ -97,10 +97,11 @@ Result<int> nccl_version() {
   const Status status = check(ncclGetVersion(&version), "ncclGetVersion", nullptr);
   if (!status.ok()) return status;
   if (version / 100 < NCCL_VERSION_CODE / 100) {
-    return Status::error(fmt::format(
-        "NCCL {} was found, but Kolo was compiled with {}: put the folder of a libnccl.so.2 that is "
-        "not older first in LD_LIBRARY_PATH",
-        render_version(version), render_version(NCCL_VERSION_CODE)));
+    return Status::error(
+        fmt::format("NCCL {} was found, but Kolo was compiled with {}: put the folder of a "
+                    "libnccl.so.2 that is "
+                    "not older first in LD_LIBRARY_PATH",
+                    render_version(version), render_version(NCCL_VERSION_CODE)));
   }
   return version;
 }

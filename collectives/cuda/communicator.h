@@ -48,7 +48,8 @@ class Communicator {
 /// The id that the members of a new communicator have to know.
 Result<ncclUniqueId> new_communicator_id();
 
-/// From now on NCCL takes this process for the only one on a host of this number. Before any other call.
+/// From now on NCCL takes this process for the only one on a host of this number. Before any other
+/// call.
 void pretend_to_be_host(int number);
 
 /// The library's version, as NCCL numbers them: an error if it is older than what Kolo was compiled

@@ -31,8 +31,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   /// The block that an address lies in.
   std::optional<Block> find(const void* address);
 
-  /// Frees the blocks that were let go of and that `forget` says nobody knows any more; asks for the
-  /// others again next time.
+  /// Frees the blocks that were let go of and that `forget` says nobody knows any more; asks for
+  /// the others again next time.
   void free_released(const std::function<bool(const Block&)>& forget);
 
  private:

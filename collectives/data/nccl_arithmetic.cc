@@ -109,8 +109,8 @@ Result<ncclRedOp_t> make_scaled_sum(double factor, DataType dtype, ncclComm_t co
       return Status::error("factors are for floating dtypes");
   }
   ncclRedOp_t op = ncclSum;
-  const ncclResult_t result = ncclRedOpCreatePreMulSum(&op, scalar, nccl_type(dtype).type,
-                                                       ncclScalarHostImmediate, comm);
+  const ncclResult_t result =
+      ncclRedOpCreatePreMulSum(&op, scalar, nccl_type(dtype).type, ncclScalarHostImmediate, comm);
   const Status status = cuda::check(result, "ncclRedOpCreatePreMulSum", comm);
   if (!status.ok()) return status;
   return op;

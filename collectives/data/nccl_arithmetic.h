@@ -12,8 +12,8 @@
 
 namespace kolo::core {
 
-/// NCCL has no Bool, whose reductions are those of bytes that are 0 or 1, and no Int16, which is moved as
-/// bytes, but not reduced.
+/// NCCL has no Bool, whose reductions are those of bytes that are 0 or 1, and no Int16, which is
+/// moved as bytes, but not reduced.
 struct NcclType {
   ncclDataType_t type = ncclInt8;
   /// Of `type`, in one element.
@@ -21,8 +21,8 @@ struct NcclType {
 };
 NcclType nccl_type(DataType dtype);
 
-/// How NCCL does an all-reduce: the factors that it can apply itself are in the reduction, the others are
-/// left to who packs and unpacks.
+/// How NCCL does an all-reduce: the factors that it can apply itself are in the reduction, the
+/// others are left to who packs and unpacks.
 struct NcclReduction {
   ncclRedOp_t op = ncclSum;
   /// Of each input, in the reduction itself (`op` is then to be made from it).
@@ -32,7 +32,8 @@ struct NcclReduction {
 };
 NcclReduction nccl_reduction(const Collective& collective);
 
-/// A reduction of `comm` that multiplies each input by `factor`, and adds. To be destroyed after use.
+/// A reduction of `comm` that multiplies each input by `factor`, and adds. To be destroyed after
+/// use.
 Result<ncclRedOp_t> make_scaled_sum(double factor, DataType dtype, ncclComm_t comm);
 
 }  // namespace kolo::core

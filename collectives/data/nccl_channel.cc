@@ -72,8 +72,8 @@ Status NcclChannel::connect() {
   Result<cuda::Stream> stream = cuda::Stream::create_urgent();
   if (!stream.ok()) return stream.status();
   stream_ = std::move(stream).value();
-  Result<cuda::Communicator> communicator = cuda::Communicator::connect(
-      members_.front().id, static_cast<int>(members_.size()), member_);
+  Result<cuda::Communicator> communicator =
+      cuda::Communicator::connect(members_.front().id, static_cast<int>(members_.size()), member_);
   if (!communicator.ok()) return communicator.status();
   communicator_.emplace(std::move(communicator).value());
   return {};

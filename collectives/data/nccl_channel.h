@@ -21,17 +21,19 @@ namespace kolo::core {
 /// Used by one thread at a time, with its GPU current.
 ///
 ///   state       meaning                                     leaves it
-///   ----------  ------------------------------------------  -------------------------------------------
-///   Meeting     members introduce themselves, by an         all have, and can connect -> Connecting
+///   ----------  ------------------------------------------
+///   ------------------------------------------- Meeting     members introduce themselves, by an
+///   all have, and can connect -> Connecting
 ///               all-gather over the host's plane
 ///   Connecting  NCCL connects them, in threads of its own   it has -> Open
 ///   Open        operations are issued, one after the other
 ///   Failed      the communicator is aborted, so that no     (never)
 ///               GPU waits for ever; all operations fail
 ///
-/// The first failure, whatever the state, leads to Failed: what NCCL reports of this or another member, a
-/// member that takes too long, an operation that is given up. Members that have not failed find their peers gone
-/// (as far as NCCL notices), or hear of it from the engine, which gives up their operations.
+/// The first failure, whatever the state, leads to Failed: what NCCL reports of this or another
+/// member, a member that takes too long, an operation that is given up. Members that have not
+/// failed find their peers gone (as far as NCCL notices), or hear of it from the engine, which
+/// gives up their operations.
 class NcclChannel {
  public:
   /// What it is made of, for as long as it lives.
@@ -58,7 +60,8 @@ class NcclChannel {
   const cuda::Communicator& communicator() const { return *communicator_; }
   cudaStream_t stream() const { return stream_->get(); }
 
-  /// Operations take turns: each takes a number when it starts, and passes its turn on when it is issued.
+  /// Operations take turns: each takes a number when it starts, and passes its turn on when it is
+  /// issued.
   std::uint64_t take_number() { return next_number_++; }
   bool has_turn(std::uint64_t number) const { return number == turn_; }
   void pass_turn() { ++turn_; }

@@ -14,29 +14,29 @@
 
 namespace kolo::core {
 
-/// Each channel has a communicator and a stream of its own, because order is agreed on within a channel only,
-/// and NCCL wants one order in a communicator. They are made when a channel's first operation starts
-/// (nccl_channel.h), and used in the order in which its operations start.
+/// Each channel has a communicator and a stream of its own, because order is agreed on within a
+/// channel only, and NCCL wants one order in a communicator. They are made when a channel's first
+/// operation starts (nccl_channel.h), and used in the order in which its operations start.
 ///
-/// The host never waits for the GPU. The stream waits for what makes an operation's memory ready, and who
-/// uses the result waits for issued().
+/// The host never waits for the GPU. The stream waits for what makes an operation's memory ready,
+/// and who uses the result waits for issued().
 class NcclDataPlane final : public DataPlane {
  public:
   struct Settings {
     /// The GPU, by its number in this process.
     int device = 0;
-    /// Several ranks may use one GPU. NCCL is told that each `rank` is on a host of its own, and goes over
-    /// sockets: for tests, and where there are not enough GPUs.
+    /// Several ranks may use one GPU. NCCL is told that each `rank` is on a host of its own, and
+    /// goes over sockets: for tests, and where there are not enough GPUs.
     bool gpus_are_shared = false;
     int rank = 0;
-    /// How long members may take to connect; and how long an operation may be in the GPU's queue, 0: for
-    /// ever. After that all operations fail here.
+    /// How long members may take to connect; and how long an operation may be in the GPU's queue,
+    /// 0: for ever. After that all operations fail here.
     std::chrono::duration<double> connect_within = std::chrono::seconds(120);
     std::chrono::duration<double> done_within{0};
   };
 
-  /// `host` is for the members of a channel to introduce themselves: it is given the number of the channel's
-  /// first operation here, which no other plane uses for that channel.
+  /// `host` is for the members of a channel to introduce themselves: it is given the number of the
+  /// channel's first operation here, which no other plane uses for that channel.
   NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& settings);
   ~NcclDataPlane() override;
 

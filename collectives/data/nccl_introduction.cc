@@ -23,9 +23,9 @@ Status fill(NcclIntroduction& own, int device, bool first_member) {
   const Result<int> version = cuda::nccl_version();
   if (!version.ok()) return version.status();
   own.nccl_version = version.value();
-  const Status found = cuda::check(
-      cudaDeviceGetPCIBusId(own.gpu.data(), static_cast<int>(own.gpu.size()), device),
-      fmt::format("cudaDeviceGetPCIBusId of GPU {}", device));
+  const Status found =
+      cuda::check(cudaDeviceGetPCIBusId(own.gpu.data(), static_cast<int>(own.gpu.size()), device),
+                  fmt::format("cudaDeviceGetPCIBusId of GPU {}", device));
   if (!found.ok() || !first_member) return found;
   const Result<ncclUniqueId> id = cuda::new_communicator_id();
   if (!id.ok()) return id.status();

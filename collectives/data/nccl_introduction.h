@@ -25,12 +25,12 @@ struct NcclIntroduction {
   std::array<char, 512> refusal{};
 };
 
-/// Of this process, which uses `device`. Fails nowhere: what goes wrong is its refusal, so that all members
-/// hear of it.
+/// Of this process, which uses `device`. Fails nowhere: what goes wrong is its refusal, so that all
+/// members hear of it.
 NcclIntroduction introduce(int device, bool first_member);
 
-/// Why these members cannot connect, in the same words on all of them; success when they can. `ranks`: theirs.
-/// `gpus_are_shared`: several may use one GPU.
+/// Why these members cannot connect, in the same words on all of them; success when they can.
+/// `ranks`: theirs. `gpus_are_shared`: several may use one GPU.
 Status can_connect(std::span<const NcclIntroduction> members, const std::vector<int>& ranks,
                    bool gpus_are_shared);
 

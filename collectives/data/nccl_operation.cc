@@ -35,7 +35,8 @@ NcclOperation::NcclOperation(std::shared_ptr<NcclChannel> channel, const Collect
 NcclOperation::~NcclOperation() {
   if (state_ != State::Done) {
     const cuda::DeviceGuard guard(device_);
-    (void)channel_->fail(Status::error(fmt::format("{} was given up", to_string(collective_.kind))));
+    (void)channel_->fail(
+        Status::error(fmt::format("{} was given up", to_string(collective_.kind))));
   }
   channel_->remove_operation();
 }
@@ -155,10 +156,10 @@ Status NcclOperation::all_reduce(ncclComm_t comm) {
 
 Status NcclOperation::broadcast(ncclComm_t comm) const {
   const NcclType type = nccl_type(collective_.dtype);
-  const ncclResult_t result = ncclBroadcast(
-      collective_.output, collective_.output,
-      static_cast<std::size_t>(collective_.count * type.parts), type.type,
-      collective_.root_member, comm, channel_->stream());
+  const ncclResult_t result =
+      ncclBroadcast(collective_.output, collective_.output,
+                    static_cast<std::size_t>(collective_.count * type.parts), type.type,
+                    collective_.root_member, comm, channel_->stream());
   return cuda::check(result, "ncclBroadcast", comm);
 }
 
@@ -168,9 +169,9 @@ Status NcclOperation::all_gather(ncclComm_t comm) const {
   const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
   const auto& counts = collective_.counts;
   if (std::ranges::all_of(counts, [&](std::int64_t count) { return count == counts.front(); })) {
-    const ncclResult_t result = ncclAllGather(
-        collective_.input, collective_.output,
-        static_cast<std::size_t>(counts.front() * type.parts), type.type, comm, channel_->stream());
+    const ncclResult_t result = ncclAllGather(collective_.input, collective_.output,
+                                              static_cast<std::size_t>(counts.front() * type.parts),
+                                              type.type, comm, channel_->stream());
     return cuda::check(result, "ncclAllGather", comm);
   }
   Status status = cuda::check(ncclGroupStart(), "ncclGroupStart", comm);
@@ -181,10 +182,9 @@ Status NcclOperation::all_gather(ncclComm_t comm) const {
     if (count == 0) continue;
     std::byte* const place = at(collective_.output, offset * bytes);
     const void* const from = member == collective_.member ? collective_.input : place;
-    status = cuda::check(
-        ncclBroadcast(from, place, static_cast<std::size_t>(count * type.parts), type.type, member,
-                      comm, channel_->stream()),
-        "ncclBroadcast", comm);
+    status = cuda::check(ncclBroadcast(from, place, static_cast<std::size_t>(count * type.parts),
+                                       type.type, member, comm, channel_->stream()),
+                         "ncclBroadcast", comm);
     offset += count;
   }
   const Status ended = cuda::check(ncclGroupEnd(), "ncclGroupEnd", comm);
@@ -240,7 +240,8 @@ Status NcclOperation::check_time() const {
 
 Status NcclOperation::read_times() {
   if (!collective_.timed) return {};
-  const std::array<std::shared_ptr<cuda::Event>, 4> events = {started_, packed_, reduced_, finished_};
+  const std::array<std::shared_ptr<cuda::Event>, 4> events = {started_, packed_, reduced_,
+                                                              finished_};
   std::array<Clock::time_point, 4> times;
   for (std::size_t i = 0; i < events.size(); ++i) {
     const Result<Clock::time_point> time = channel_->time_of(events[i]);

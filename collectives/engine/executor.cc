@@ -338,8 +338,8 @@ void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
   if (channel.in_flight.empty()) give_up_withdrawn(channel);
 }
 
-/// A GPU would wait for its peers for ever. Not before earlier operations of the channel are done, which
-/// would be given up with it.
+/// A GPU would wait for its peers for ever. Not before earlier operations of the channel are done,
+/// which would be given up with it.
 void Executor::give_up_withdrawn(Channel& channel) {
   for (Group& group : channel.withdrawn) {
     if (group.on_gpu()) group.operation.reset();
@@ -370,10 +370,10 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
   }
   std::erase_if(channel.queued, ended);
   // Not from std::ranges, whose subrange clang 14 does not compile.
-  withdraw(channel,
-           std::stable_partition(channel.in_flight.begin(), channel.in_flight.end(),
-                                 std::not_fn(ended)),
-           reason);
+  withdraw(
+      channel,
+      std::stable_partition(channel.in_flight.begin(), channel.in_flight.end(), std::not_fn(ended)),
+      reason);
 }
 
 std::vector<Executor::Stall> Executor::stalled(Clock::time_point now,

@@ -1,6 +1,7 @@
 #pragma once
 
-/// Runs what has been agreed on: pack, reduce, unpack. Knows nothing of how the agreement came about.
+/// Runs what has been agreed on: pack, reduce, unpack. Knows nothing of how the agreement came
+/// about.
 
 #include <chrono>
 #include <cstddef>
@@ -13,8 +14,8 @@
 #include <vector>
 
 #include "data/data_plane.h"
-#include "engine/fusion_buffer.h"
 #include "engine/engine_trace.h"
+#include "engine/fusion_buffer.h"
 #include "engine/fusion_planner.h"
 #include "engine/work.h"
 
@@ -26,9 +27,9 @@ struct AgreedSubmission {
   Response response;
 };
 
-/// The host packs and unpacks its own memory. A GPU does so in its own time, as a part of the operation,
-/// whose submissions are done for their users as soon as all of that is in the GPU's queue; what it uses is
-/// kept until the GPU is done, too.
+/// The host packs and unpacks its own memory. A GPU does so in its own time, as a part of the
+/// operation, whose submissions are done for their users as soon as all of that is in the GPU's
+/// queue; what it uses is kept until the GPU is done, too.
 ///
 /// Used by one thread at a time. Each channel starts its groups in the order in which they
 /// were enqueued, which is the same on all its members; channels do not wait for each other.
@@ -44,8 +45,8 @@ class Executor {
   /// `batch`: agreed on in this order by every member of the channel.
   void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
 
-  /// Starts what can be started, moves what is in flight, completes what is done. True when anything
-  /// has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
+  /// Starts what can be started, moves what is in flight, completes what is done. True when
+  /// anything has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
   Result<bool> progress();
 
   /// Whether the operation whose failure progress() has reported was ended since.
@@ -57,8 +58,8 @@ class Executor {
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
 
-  /// Operations of `channel` from number `operations` on fail with this reason, now and later: a member
-  /// will not start them.
+  /// Operations of `channel` from number `operations` on fail with this reason, now and later: a
+  /// member will not start them.
   void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
 
   /// An operation for which not all members have come.

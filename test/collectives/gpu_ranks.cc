@@ -122,12 +122,14 @@ UserStream::~UserStream() {
   expect_ok(cudaStreamDestroy(stream_));
 }
 
-void UserStream::dawdle(std::chrono::microseconds time) {
+void UserStream::call(std::function<void()> work) {
   const cuda::DeviceGuard guard(device_);
-  const auto sleep = [](void* how_long) {
-    std::this_thread::sleep_for(*static_cast<std::chrono::microseconds*>(how_long));
-  };
-  expect_ok(cudaLaunchHostFunc(stream_, sleep, &times_.emplace_back(time)));
+  const auto run = [](void* given) { (*static_cast<std::function<void()>*>(given))(); };
+  expect_ok(cudaLaunchHostFunc(stream_, run, &calls_.emplace_back(std::move(work))));
+}
+
+void UserStream::dawdle(std::chrono::microseconds time) {
+  call([time] { std::this_thread::sleep_for(time); });
 }
 
 void UserStream::write(void* to, Bytes values) {
@@ -169,8 +171,7 @@ std::vector<Bytes> inputs_of(const Collective& c, std::uint64_t seed) {
   return inputs;
 }
 
-std::string find_error(const Collective& c, const std::vector<Bytes>& inputs,
-                       const Bytes& result) {
+std::string find_error(const Collective& c, const std::vector<Bytes>& inputs, const Bytes& result) {
   const Bytes expected = expected_of(c, inputs);
   if (oracle::same_values(c.dtype, result, expected)) return {};
   const bool rounds = c.kind == CollectiveKind::Allreduce && is_floating(c.dtype);
@@ -179,10 +180,10 @@ std::string find_error(const Collective& c, const std::vector<Bytes>& inputs,
     const long double right = oracle::value_at(c.dtype, expected, i);
     if (got == right) continue;
     if (rounds && std::abs(got - right) <= tolerance(c, inputs, i)) continue;
-    return fmt::format("{} {} of {} {} among {} members, scales {} and {}: element {} is {}, not {}",
-                       to_string(c.kind), to_string(c.op), c.count, to_string(c.dtype),
-                       c.ranks.size(), c.prescale, c.postscale, i, static_cast<double>(got),
-                       static_cast<double>(right));
+    return fmt::format(
+        "{} {} of {} {} among {} members, scales {} and {}: element {} is {}, not {}",
+        to_string(c.kind), to_string(c.op), c.count, to_string(c.dtype), c.ranks.size(), c.prescale,
+        c.postscale, i, static_cast<double>(got), static_cast<double>(right));
   }
   return {};
 }

@@ -35,8 +35,8 @@ struct Options {
   std::function<void()> prepare;
 };
 
-/// `body` on each rank, in a thread to which another GPU than the rank's is current. Nothing may be left
-/// in the end, nor anything have been misused.
+/// `body` on each rank, in a thread to which another GPU than the rank's is current. Nothing may be
+/// left in the end, nor anything have been misused.
 void run(int size, const std::function<void(Rank&)>& body, const Options& options = {});
 
 /// Memory of cudaMalloc.
@@ -51,6 +51,7 @@ class UserStream {
   UserStream(const UserStream&) = delete;
   UserStream& operator=(const UserStream&) = delete;
 
+  void call(std::function<void()> work);
   /// Work that takes a while.
   void dawdle(std::chrono::microseconds time);
   void write(void* to, oracle::Bytes values);
@@ -65,14 +66,14 @@ class UserStream {
   const int device_;
   cudaStream_t stream_ = nullptr;
   std::deque<oracle::Bytes> sources_;
-  std::deque<std::chrono::microseconds> times_;
+  std::deque<std::function<void()>> calls_;
 };
 
 /// The members' inputs of a collective without its addresses.
 std::vector<oracle::Bytes> inputs_of(const Collective& collective, std::uint64_t seed);
 
-/// What is wrong with a result; empty if nothing is. Exact but for sums, means and products of floating
-/// dtypes, and factors: these may be off by what rounding explains.
+/// What is wrong with a result; empty if nothing is. Exact but for sums, means and products of
+/// floating dtypes, and factors: these may be off by what rounding explains.
 std::string find_error(const Collective& collective, const std::vector<oracle::Bytes>& inputs,
                        const oracle::Bytes& result);
 

@@ -1,8 +1,8 @@
 // Streams, events and memory of the doubles.
 
 #include <algorithm>
-#include <atomic>
 
+#include "doubles/flag.h"
 #include "doubles/support.h"
 
 namespace kolo::doubles {
@@ -63,19 +63,23 @@ TEST_F(Streams, HostFunctionsRunInOrderAndMayCallNothing) {
 class Gate {
  public:
   explicit Gate(cudaStream_t stream) {
-    EXPECT_EQ(
-        cudaLaunchHostFunc(
-            stream, [](void* open) { static_cast<std::atomic<bool>*>(open)->wait(false); }, &open_),
-        cudaSuccess);
+    const auto pass = [](void* gate) {
+      static_cast<Gate*>(gate)->open_.wait();
+      static_cast<Gate*>(gate)->passed_.raise();
+    };
+    EXPECT_EQ(cudaLaunchHostFunc(stream, pass, this), cudaSuccess);
   }
-  ~Gate() { open(); }
-  void open() {
-    open_ = true;
-    open_.notify_all();
+  ~Gate() {
+    open();
+    passed_.wait();
   }
+  Gate(const Gate&) = delete;
+  Gate& operator=(const Gate&) = delete;
+  void open() { open_.raise(); }
 
  private:
-  std::atomic<bool> open_ = false;
+  Flag open_;
+  Flag passed_;
 };
 
 TEST_F(Streams, AnEventIsThePlaceWhereItWasRecorded) {

@@ -49,6 +49,7 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
   submission.request.name = recipe_.name;
   submission.request.kind = recipe_.kind;
   submission.request.dtype = recipe_.dtype;
+  submission.request.device = recipe_.device;
   submission.request.op = recipe_.op;
   submission.request.prescale = recipe_.prescale;
   submission.request.postscale = recipe_.postscale;
@@ -106,6 +107,10 @@ void Call::check() const {
   const Status status = work_->wait();
   ASSERT_TRUE(status.ok()) << status.message();
   if (recipe_.kind == CollectiveKind::Barrier) return;
+  if (const auto& finished = work_->outcome().finished; finished != nullptr) {
+    const Status run = finished->synchronize();
+    ASSERT_TRUE(run.ok()) << run.message();
+  }
   const oracle::Bytes right = expected();
   oracle::Bytes result = *output_;
   if (recipe_.kind == CollectiveKind::Allgather) {
@@ -148,10 +153,11 @@ Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set
 }
 
 void run_in_random_order(Context& context, const Set& set, std::size_t operations,
-                         std::uint64_t seed) {
+                         std::uint64_t seed, const Change& change) {
   std::vector<Recipe> recipes;
   for (std::size_t i = 0; i < operations; ++i) {
     recipes.push_back(random_recipe(fmt::format("t{}", i), seed * 10'007 + i, set));
+    change(recipes.back());
   }
   std::mt19937_64 own(seed * 64 + static_cast<unsigned>(context.topology().rank));
   std::ranges::shuffle(recipes, own);
@@ -163,7 +169,8 @@ void run_in_random_order(Context& context, const Set& set, std::size_t operation
   for (const Call& call : calls) call.check();
 }
 
-void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed) {
+void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed,
+               const Change& change) {
   constexpr PlanId kPlans = 3;
   std::mt19937_64 own(seed * 64 + static_cast<unsigned>(context.topology().rank));
   std::vector<Call> calls;
@@ -178,18 +185,20 @@ void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64
     recipe.plan = plan;
     if (plan != 0 && recipe.kind == CollectiveKind::Barrier)
       recipe.kind = CollectiveKind::Broadcast;
+    change(recipe);
     calls.emplace_back(context, set, recipe);
     if (plan != 0) ++i;
     if (own() % 8 == 0) calls[own() % calls.size()].work().done();
   }
   for (; next[0] < rounds; ++next[0]) {
-    calls.emplace_back(context, set,
-                       random_recipe(fmt::format("0.{}", next[0]), seed * 10'007 + next[0], set));
+    Recipe recipe = random_recipe(fmt::format("0.{}", next[0]), seed * 10'007 + next[0], set);
+    change(recipe);
+    calls.emplace_back(context, set, recipe);
   }
   for (const Call& call : calls) call.check();
 }
 
-void run_two_sets(Context& context, int rounds) {
+void run_two_sets(Context& context, int rounds, const Change& change) {
   const Set all = world(context);
   const Set sets[] = {add_set(context, "first", all.ranks), add_set(context, "second", all.ranks)};
   std::vector<std::jthread> threads;
@@ -197,8 +206,10 @@ void run_two_sets(Context& context, int rounds) {
     threads.emplace_back([&, i] {
       for (int round = 0; round < rounds; ++round) {
         const std::uint64_t seed = 77 * i + static_cast<unsigned>(round);
-        run(context, sets[i], random_recipe("blocking", seed, sets[i]));
-        run_in_random_order(context, sets[i], 8, seed);
+        Recipe blocking = random_recipe("blocking", seed, sets[i]);
+        change(blocking);
+        run(context, sets[i], blocking);
+        run_in_random_order(context, sets[i], 8, seed, change);
       }
     });
   }

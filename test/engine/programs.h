@@ -4,6 +4,7 @@
 /// computes for itself, serially. The same for ranks as threads and under mpirun.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -31,6 +32,7 @@ struct Recipe {
   std::string name;
   CollectiveKind kind = CollectiveKind::Allreduce;
   DataType dtype = DataType::Float32;
+  DeviceType device = DeviceType::Cpu;
   ReduceOp op = ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;
@@ -54,7 +56,7 @@ class Call {
 
   const Work& work() const { return *work_; }
 
-  /// Waits; the result must be the right one.
+  /// Waits, for the GPU as well; the result must be the right one.
   void check() const;
 
  private:
@@ -80,15 +82,22 @@ void run(Context& context, const Set& set, Recipe recipe);
 /// Any kind, dtype, op and size, by the seed.
 Recipe random_recipe(const std::string& name, std::uint64_t seed, const Set& set);
 
+/// What a test makes of a recipe, the same on all ranks.
+using Change = std::function<void(Recipe&)>;
+
 /// Operations of every kind, submitted by each rank in an order of its own, and all checked.
-void run_in_random_order(Context& context, const Set& set, std::size_t operations,
-                         std::uint64_t seed);
+void run_in_random_order(
+    Context& context, const Set& set, std::size_t operations, std::uint64_t seed,
+    const Change& change = [](Recipe&) {});
 
 /// Operations of three plans, and as many that are negotiated, interleaved on each rank in a way of
 /// its own.
-void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64_t seed);
+void run_plans(
+    Context& context, const Set& set, std::size_t rounds, std::uint64_t seed,
+    const Change& change = [](Recipe&) {});
 
 /// Two threads of each rank, each with a process set of its own that has all ranks.
-void run_two_sets(Context& context, int rounds);
+void run_two_sets(
+    Context& context, int rounds, const Change& change = [](Recipe&) {});
 
 }  // namespace kolo::core::programs
