@@ -21,9 +21,10 @@ constexpr std::string_view kLogLevel = "KOLO_LOG_LEVEL";
 constexpr std::string_view kStallWarning = "KOLO_STALL_WARNING_SECONDS";
 constexpr std::string_view kStallAbort = "KOLO_STALL_ABORT_SECONDS";
 constexpr std::string_view kSharedMemory = "KOLO_SHARED_MEMORY";
+constexpr std::string_view kSharedGpu = "KOLO_SHARED_GPU";
 
-constexpr std::array kKnown = {kFusionThreshold, kTimeline,   kLogLevel,
-                               kStallWarning,    kStallAbort, kSharedMemory};
+constexpr std::array kKnown = {kFusionThreshold, kTimeline,     kLogLevel, kStallWarning,
+                               kStallAbort,      kSharedMemory, kSharedGpu};
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 
@@ -74,6 +75,9 @@ Status apply(Config& config, std::string_view name, std::string_view value) {
   } else if (name == kSharedMemory) {
     if (value != "auto" && value != "off") return bad_value(name, value, "auto or off");
     config.shared_memory = value == "auto";
+  } else if (name == kSharedGpu) {
+    if (value != "on" && value != "off") return bad_value(name, value, "on or off");
+    config.shared_gpu = value == "on";
   } else {
     const auto seconds = parse_seconds(value);
     if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");

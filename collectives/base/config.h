@@ -29,6 +29,10 @@ struct Config {
   /// memory that they share. With auto they use MPI if one of them cannot, and say so.
   bool shared_memory = true;
 
+  /// KOLO_SHARED_GPU, on or off: whether several ranks may use one GPU, which NCCL does not like, and is
+  /// slow.
+  bool shared_gpu = false;
+
   /// KOLO_STALL_WARNING_SECONDS: report tensors that some ranks have submitted and others have not
   /// after this time. 0: never.
   std::chrono::duration<double> stall_warning = std::chrono::seconds(60);

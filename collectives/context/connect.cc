@@ -2,8 +2,10 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "context/context.h"
+#include "context/gpu_planes.h"
 #include "context/mpi_bootstrap.h"
 #include "control/host_control.h"
 #include "control/inproc_control.h"
@@ -20,9 +22,55 @@
 namespace kolo::core {
 namespace {
 
-Planes connect_alone(Doorbell& doorbell) {
-  return {.control = InprocControlHub::create(1)->connect(0, doorbell),
-          .data = InprocDataHub::create(1)->connect(0, doorbell)};
+using enum CollectiveKind;
+
+/// The data planes of a rank, and which of them carries what.
+struct Selection {
+  std::vector<SelectingDataPlane::Choice> choices;
+  std::vector<Route> routes;
+  /// Of this host; and whether the planes for the host's memory ring.
+  std::vector<int> host_ranks;
+  bool rings = false;
+
+  /// Returns the index of the plane.
+  std::size_t add(std::string name, std::shared_ptr<DataPlane> plane) {
+    choices.push_back({std::move(name), std::move(plane)});
+    return choices.size() - 1;
+  }
+  void route(DeviceType device, Reach reach, std::initializer_list<CollectiveKind> kinds,
+             std::size_t plane) {
+    for (const CollectiveKind kind : kinds) {
+      routes.push_back({.kind = kind, .device = device, .reach = reach, .plane = plane});
+    }
+  }
+};
+
+/// `any_host`: the plane for the host's memory that reaches all ranks.
+void select(Selection selection, const std::shared_ptr<DataPlane>& any_host, const Config& config,
+            Planes& planes) {
+  GpuPlane gpu = connect_gpu(config, planes.control->topology(), any_host);
+  planes.gpu = std::move(gpu.gpu);
+  if (gpu.plane != nullptr) {
+    const std::size_t nccl = selection.add("NCCL", std::move(gpu.plane));
+    for (const Reach reach : {Reach::Host, Reach::Cluster}) {
+      selection.route(DeviceType::Cuda, reach, {Allreduce, Broadcast, Allgather}, nccl);
+    }
+  }
+  auto data = std::make_unique<SelectingDataPlane>(
+      std::move(selection.choices), std::move(selection.routes), std::move(selection.host_ranks),
+      selection.rings);
+  planes.description = data->describe();
+  planes.data = std::move(data);
+}
+
+Planes connect_alone(const Config& config, Doorbell& doorbell) {
+  Planes planes{.control = InprocControlHub::create(1)->connect(0, doorbell)};
+  const std::shared_ptr<DataPlane> data = InprocDataHub::create(1)->connect(0, doorbell);
+  Selection selection{.host_ranks = {0}, .rings = true};
+  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
+                  selection.add("this process", data));
+  select(std::move(selection), data, config, planes);
+  return planes;
 }
 
 constexpr std::string_view kTurnedOff = "KOLO_SHARED_MEMORY=off";
@@ -55,47 +103,35 @@ bool are_hierarchical(const Hosts& hosts) {
   return shared && !one_host && std::ranges::adjacent_find(sorted) != sorted.end();
 }
 
-constexpr std::size_t kSharedMemory = 0;
-constexpr std::size_t kMpi = 1;
-constexpr std::size_t kHierarchical = 2;
-
-std::vector<Route> routes(bool hierarchical) {
-  const std::size_t across = hierarchical ? kHierarchical : kMpi;
-  using enum CollectiveKind;
-  return {{.kind = Allreduce, .reach = Reach::Host, .plane = kSharedMemory},
-          {.kind = Allreduce, .reach = Reach::Cluster, .plane = across},
-          {.kind = Broadcast, .reach = Reach::Host, .plane = kSharedMemory},
-          {.kind = Broadcast, .reach = Reach::Cluster, .plane = across},
-          {.kind = Allgather, .reach = Reach::Host, .plane = kSharedMemory},
-          {.kind = Allgather, .reach = Reach::Cluster, .plane = kMpi}};
-}
-
-/// Puts shared memory before MPI within this host, and, where hosts have several ranks, both
-/// together between hosts.
-Result<Planes> share_memory(const mpi::Session& session, const std::shared_ptr<shm::Host>& host,
-                            const Hosts& hosts, Planes mpi, Doorbell& doorbell) {
-  const Topology topology = mpi.control->topology();
-  doorbell.move_to(host->own_doorbell());
+/// Shared memory within this host, before MPI, and, where hosts have several ranks, both together
+/// between hosts.
+Result<Selection> select_shared_memory(const mpi::Session& session,
+                                       const std::shared_ptr<shm::Host>& host, const Hosts& hosts,
+                                       std::shared_ptr<DataPlane> mpi) {
+  const bool one_host = std::ssize(hosts) == host->size();
+  Selection selection{.host_ranks = host->ranks(), .rings = one_host};
   const auto near = std::make_shared<ShmDataPlane>(host);
-  std::vector<SelectingDataPlane::Choice> choices = {{"shared memory", near},
-                                                     {"MPI", std::move(mpi.data)}};
-  const bool hierarchical = are_hierarchical(hosts);
-  if (hierarchical) {
+  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
+                  selection.add("shared memory", near));
+  const std::size_t flat = selection.add("MPI", std::move(mpi));
+  std::size_t across = flat;
+  if (are_hierarchical(hosts)) {
     auto far = MpiDataPlane::create(session);
     if (!far.ok()) return far.status();
-    choices.push_back(
-        {"shared memory within hosts, MPI between them",
-         std::make_shared<HierarchicalDataPlane>(near, std::move(far).value(), hosts)});
+    across =
+        selection.add("shared memory within hosts, MPI between them",
+                      std::make_shared<HierarchicalDataPlane>(near, std::move(far).value(), hosts));
   }
-  const bool one_host = topology.local_size == topology.size;
-  auto data = std::make_unique<SelectingDataPlane>(std::move(choices), routes(hierarchical),
-                                                   host->ranks(), one_host);
-  std::string table = data->describe();
-  return Planes{
-      .control = std::make_unique<HostControlPlane>(
-          std::make_unique<ShmControlPlane>(host, topology), std::move(mpi.control), host->ranks()),
-      .data = std::move(data),
-      .description = std::move(table)};
+  selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast}, across);
+  selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather}, flat);
+  return selection;
+}
+
+Selection select_mpi(std::shared_ptr<DataPlane> mpi) {
+  Selection selection;
+  selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast, Allgather},
+                  selection.add("MPI", std::move(mpi)));
+  return selection;
 }
 
 Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
@@ -103,17 +139,27 @@ Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
   if (!session.ok()) return session.status();
   auto control = MpiControlPlane::create(session.value());
   if (!control.ok()) return control.status();
-  auto data = MpiDataPlane::create(session.value());
-  if (!data.ok()) return data.status();
-  Planes planes{.control = std::move(control).value(), .data = std::move(data).value()};
+  auto created = MpiDataPlane::create(session.value());
+  if (!created.ok()) return created.status();
+  const std::shared_ptr<DataPlane> mpi = std::move(created).value();
+  Planes planes{.control = std::move(control).value()};
 
-  const Topology& topology = planes.control->topology();
+  const Topology topology = planes.control->topology();
   Result<std::shared_ptr<shm::Host>> host = join_host(config, topology);
   const Result<Hosts> hosts = gather_hosts(session.value(), host);
   if (!hosts.ok()) return hosts.status();
   if (host.ok()) {
-    return share_memory(session.value(), host.value(), hosts.value(), std::move(planes), doorbell);
+    Result<Selection> selection =
+        select_shared_memory(session.value(), host.value(), hosts.value(), mpi);
+    if (!selection.ok()) return selection.status();
+    doorbell.move_to(host.value()->own_doorbell());
+    planes.control = std::make_unique<HostControlPlane>(
+        std::make_unique<ShmControlPlane>(host.value(), topology), std::move(planes.control),
+        host.value()->ranks());
+    select(std::move(selection).value(), mpi, config, planes);
+    return planes;
   }
+  select(select_mpi(mpi), mpi, config, planes);
   if (config.shared_memory && topology.local_rank == 0) {
     planes.warning = fmt::format(
         "the ranks of this host use MPI among themselves, because they "
@@ -128,7 +174,7 @@ Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
 Result<Planes> connect_to_job(const Config& config, Doorbell& doorbell) {
   int mpi_started = 0;
   MPI_Initialized(&mpi_started);
-  if (mpi_started == 0 && !started_by_launcher()) return connect_alone(doorbell);
+  if (mpi_started == 0 && !started_by_launcher()) return connect_alone(config, doorbell);
   return connect_mpi(config, doorbell);
 }
 

@@ -99,6 +99,9 @@ class DataPlane {
   /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,
   /// progress() must be called.
   virtual bool rings() const = 0;
+
+  /// Returns when no GPU is left that still works on memory of operations that were given up.
+  virtual void drain() {}
 };
 
 }  // namespace kolo::core

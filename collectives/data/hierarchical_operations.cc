@@ -112,24 +112,18 @@ StartedOperation HierarchicalOperation::begin(std::unique_ptr<const Hierarchical
   return std::unique_ptr<Operation>(std::move(operation));
 }
 
-// A number that is given up is given up once: the next chunk's on the far plane may be that of a chunk
-// under way, and then no peer has come to the next one.
+// Peers of this host may be at any later chunk: who gives few bytes does not wait for those who
+// take them. So the last chunk is given up first, lest they run ahead of the news. Numbers of the
+// far plane come again: peers may still be at one's last use, or already wait for its next, so both
+// are given up.
 HierarchicalOperation::~HierarchicalOperation() {
-  std::set<std::pair<DataPlane*, std::uint64_t>> given_up;
-  const auto give_up = [&given_up](const HierarchicalSteps::Step& step) {
-    if (given_up.emplace(step.plane, step.collective.sequence).second) refuse(step);
-  };
   for (Flight& flight : flights_) {
-    if (flight.operation != nullptr) {
-      const HierarchicalSteps::Step& under_way = flight.steps[flight.next - 1];
-      given_up.emplace(under_way.plane, under_way.collective.sequence);
-      flight.operation.reset();
-    }
-    for (; flight.next < flight.steps.size(); ++flight.next) give_up(flight.steps[flight.next]);
+    flight.operation.reset();
+    for (; flight.next < flight.steps.size(); ++flight.next) refuse(flight.steps[flight.next]);
   }
-  // Peers are at most at the beginning of the next one.
-  if (next_chunk_ == steps_->chunks()) return;
-  for (const HierarchicalSteps::Step& step : steps_->of(next_chunk_)) give_up(step);
+  for (std::int64_t chunk = steps_->chunks() - 1; chunk >= next_chunk_; --chunk) {
+    for (const HierarchicalSteps::Step& step : steps_->of(chunk)) refuse(step);
+  }
 }
 
 Result<bool> HierarchicalOperation::Flight::advance() {

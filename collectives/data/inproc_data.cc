@@ -194,7 +194,10 @@ std::shared_ptr<InprocDataHub::Meeting> InprocDataHub::join(const Collective& co
       meeting->failure = mismatch(other, collective);
     }
   }
-  meeting->arrived.push_back(collective);
+  // A member that has given up may come again before the others do.
+  if (std::ranges::count(meeting->arrived, collective.member, &Collective::member) == 0) {
+    meeting->arrived.push_back(collective);
+  }
   const bool complete = meeting->arrived.size() == meeting->arrived.front().ranks.size();
   if (meeting->failure.ok() && complete) {
     std::ranges::sort(meeting->arrived, {}, &Collective::member);

@@ -24,7 +24,8 @@ class InprocDataHub : public std::enable_shared_from_this<InprocDataHub> {
   /// `own`, which must outlive the plane. The plane must outlive its operations.
   ///
   /// The member that starts an operation last carries it out for all. All members' operations fail
-  /// when they do not describe the same collective, or when one is destroyed before it is Done.
+  /// when they do not describe the same collective, or when one is destroyed before it is Done. Who
+  /// has destroyed one may start, and destroy, its number again, for those who have not come yet.
   std::unique_ptr<DataPlane> connect(int rank, Doorbell& own);
 
  private:

@@ -66,6 +66,10 @@ bool SelectingDataPlane::rings() const {
          });
 }
 
+void SelectingDataPlane::drain() {
+  for (const Choice& choice : planes_) choice.plane->drain();
+}
+
 std::string SelectingDataPlane::describe() const {
   std::string text;
   for (const Route& route : routes_) {

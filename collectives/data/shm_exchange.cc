@@ -51,6 +51,11 @@ void ShmExchange::tell(int local_rank, const ShmSignal& signal,
   messenger_.send(local_rank, std::as_bytes(std::span(&signal, 1)), payload);
 }
 
+void ShmExchange::give_up(int local_rank, const ShmSignal& signal) {
+  tell(local_rank, signal);
+  if (telling(local_rank)) messenger_.break_off(local_rank);
+}
+
 void ShmExchange::listen() {
   while (const auto message = messenger_.receive()) {
     ShmSignal signal;

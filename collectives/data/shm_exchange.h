@@ -72,9 +72,14 @@ class ShmExchange {
   void forget(Key key) { known_.erase(key); }
 
   void tell(int local_rank, const ShmSignal& signal, std::span<const std::byte> payload = {});
+  /// Tells that this member has given up an operation. It may never look at the ring again to send
+  /// what waits for room, so when there is none, it breaks off instead.
+  void give_up(int local_rank, const ShmSignal& signal);
   /// Takes in whatever has arrived, about whichever operation.
   void listen();
   bool telling(int local_rank) const { return messenger_.sending_to(local_rank); }
+  /// Whether signals, to that rank or from it, are lost: to wait for any is in vain.
+  bool broken_off(int local_rank) const { return messenger_.broken_off(local_rank); }
 
  private:
   const std::shared_ptr<const shm::Host> host_;

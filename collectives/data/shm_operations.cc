@@ -28,7 +28,9 @@ ShmOperation::~ShmOperation() {
   if (done_) return;
   // Who has not heard of it yet may still use the memory.
   setup_.host.own().retire();
-  for (const int member : peers_) tell(member, ShmSignal::Kind::GaveUp);
+  for (const int member : peers_) {
+    setup_.exchange.give_up(local_of(member), signal(ShmSignal::Kind::GaveUp));
+  }
   setup_.exchange.forget({collective_.channel, collective_.sequence});
 }
 
@@ -44,25 +46,32 @@ std::vector<int> ShmOperation::missing() const {
 Result<Operation::Progress> ShmOperation::progress() {
   if (done_) return Progress::Done;
   setup_.exchange.listen();
-  Progress progress = Progress::Waiting;
-  if (!finished_) {
-    for (const int member : peers_) {
-      if (!told_by(member).gave_up) continue;
-      return Status::error(fmt::format("rank {} gave up operation {} of channel {}",
-                                       collective_.ranks[static_cast<std::size_t>(member)],
-                                       collective_.sequence, collective_.channel));
-    }
-    const Result<Progress> advanced = advance();
-    if (!advanced.ok()) return advanced.status();
-    progress = advanced.value();
-    finished_ = progress == Progress::Done;
+  for (const int member : peers_) {
+    if (told_by(member).gave_up) return lost(member);
   }
-  if (!finished_) return progress;
-  if (telling()) return Progress::Waiting;
+  if (!finished_) {
+    const Result<Progress> advanced = advance();
+    if (!advanced.ok() || advanced.value() == Progress::Moved) return advanced;
+    finished_ = advanced.value() == Progress::Done;
+  }
+  if (!finished_ || telling()) return wait();
   done_ = true;
   setup_.exchange.forget({collective_.channel, collective_.sequence});
   if (stage_ != nullptr) setup_.stages.give_back(std::move(stage_));
   return Progress::Done;
+}
+
+Result<Operation::Progress> ShmOperation::wait() const {
+  for (const int member : peers_) {
+    if (setup_.exchange.broken_off(local_of(member))) return lost(member);
+  }
+  return Progress::Waiting;
+}
+
+Status ShmOperation::lost(int member) const {
+  return Status::error(fmt::format("rank {} gave up operation {} of channel {}",
+                                   collective_.ranks[static_cast<std::size_t>(member)],
+                                   collective_.sequence, collective_.channel));
 }
 
 std::int64_t ShmOperation::bytes_of(std::int64_t count) const {
@@ -70,12 +79,12 @@ std::int64_t ShmOperation::bytes_of(std::int64_t count) const {
 }
 
 const ShmMember& ShmOperation::told_by(int member) const {
-  return told_[static_cast<std::size_t>(locals_[static_cast<std::size_t>(member)])];
+  return told_[static_cast<std::size_t>(local_of(member))];
 }
 
 std::byte* ShmOperation::at(int member, std::uint64_t place, std::int64_t bytes) const {
-  std::byte* const memory = setup_.host.at(locals_[static_cast<std::size_t>(member)], place,
-                                           static_cast<std::size_t>(bytes));
+  std::byte* const memory =
+      setup_.host.at(local_of(member), place, static_cast<std::size_t>(bytes));
   assert(memory != nullptr);
   return memory;
 }
@@ -91,7 +100,7 @@ ShmSignal ShmOperation::signal(ShmSignal::Kind kind) const {
 void ShmOperation::tell(int member, ShmSignal::Kind kind, std::uint64_t place) const {
   ShmSignal told = signal(kind);
   told.place = place;
-  setup_.exchange.tell(locals_[static_cast<std::size_t>(member)], told);
+  setup_.exchange.tell(local_of(member), told);
 }
 
 void ShmOperation::announce(std::span<const int> to, const void* memory, std::int64_t bytes) const {
@@ -107,7 +116,7 @@ void ShmOperation::announce(std::span<const int> to, const void* memory, std::in
     payload = {static_cast<const std::byte*>(memory), size};
   }
   for (const int member : to) {
-    setup_.exchange.tell(locals_[static_cast<std::size_t>(member)], arrival, payload);
+    setup_.exchange.tell(local_of(member), arrival, payload);
   }
 }
 

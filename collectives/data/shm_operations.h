@@ -74,8 +74,13 @@ class ShmOperation : public Operation {
   std::byte* stage();
 
  private:
+  int local_of(int member) const { return locals_[static_cast<std::size_t>(member)]; }
   ShmSignal signal(ShmSignal::Kind kind) const;
   bool telling() const;
+  /// Waiting, unless it would be for a member with which signals are lost.
+  Result<Progress> wait() const;
+  /// The error of an operation that a member has given up.
+  Status lost(int member) const;
 
   const ShmSetup setup_;
   const Collective collective_;

@@ -67,6 +67,9 @@ struct Executor::Channel {
   std::uint64_t next_sequence = 0;
   std::deque<Group> queued;
   std::vector<Group> in_flight;
+  /// Operations that have failed, kept because other members, or the GPU, may still use this rank's
+  /// memory.
+  std::vector<Group> withdrawn;
   std::size_t buffer_bytes_in_flight = 0;
   /// Operations from this number on fail, for this reason.
   std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
@@ -80,7 +83,10 @@ Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* 
       host_buffers_(plane, DeviceType::Cpu),
       gpu_buffers_(plane, DeviceType::Cuda) {}
 
-Executor::~Executor() = default;
+Executor::~Executor() {
+  for (auto& [id, channel] : channels_) give_up_withdrawn(channel);
+  plane_.drain();
+}
 
 void Executor::add_channel(ChannelId channel, std::vector<int> ranks, int member) {
   channels_[channel] = {.id = channel, .ranks = std::move(ranks), .member = member};
@@ -143,6 +149,7 @@ Result<bool> Executor::progress() {
       channel.buffer_bytes_in_flight -= group.buffer_bytes();
       finish(group);
       channel.in_flight.erase(channel.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
+      if (channel.in_flight.empty()) give_up_withdrawn(channel);
     }
   }
   return moved;
@@ -325,11 +332,18 @@ void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
   for (auto group = first; group != channel.in_flight.end(); ++group) {
     group->fail(error);
     channel.buffer_bytes_in_flight -= group->buffer_bytes();
-    // A GPU would wait for its peers for ever.
-    if (group->on_gpu()) group->operation.reset();
-    withdrawn_.push_back(std::move(*group));
+    channel.withdrawn.push_back(std::move(*group));
   }
   channel.in_flight.erase(first, channel.in_flight.end());
+  if (channel.in_flight.empty()) give_up_withdrawn(channel);
+}
+
+/// A GPU would wait for its peers for ever. Not before earlier operations of the channel are done, which
+/// would be given up with it.
+void Executor::give_up_withdrawn(Channel& channel) {
+  for (Group& group : channel.withdrawn) {
+    if (group.on_gpu()) group.operation.reset();
+  }
 }
 
 bool Executor::failure_is_moot() const {

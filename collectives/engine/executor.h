@@ -86,6 +86,7 @@ class Executor {
   void deliver(Group& group, std::shared_ptr<DeviceEvent> finished);
   void finish(Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
+  static void give_up_withdrawn(Channel& channel);
   Collective describe(const Channel& channel, Group& group);
   void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
@@ -99,8 +100,6 @@ class Executor {
   FusionBufferPool gpu_buffers_;
   /// Channel and number of the operation whose failure was reported.
   std::pair<ChannelId, std::uint64_t> failed_{};
-  /// Operations that have failed, kept because other members may still use this rank's memory.
-  std::vector<Group> withdrawn_;
 };
 
 }  // namespace kolo::core

@@ -23,6 +23,7 @@ void Messenger::Outgoing::write(std::span<const std::byte> bytes) {
 void Messenger::send(int local_rank, std::span<const std::byte> head,
                      std::span<const std::byte> body) {
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
+  if (outgoing.ended) return;
   const std::uint64_t length = head.size() + body.size();
   outgoing.write(std::as_bytes(std::span(&length, 1)));
   outgoing.write(head);
@@ -76,12 +77,29 @@ std::optional<Messenger::Message> Messenger::receive() {
     if (peer == host_->self()) continue;
     if (sending_to(peer)) flush(peer);
     Incoming& incoming = incoming_[static_cast<std::size_t>(peer)];
-    if (incoming.ring.available() == 0) continue;
-    const bool complete = incoming.take();
-    if (incoming.ring.release()) host_->ring(peer);
-    if (complete) return Message{.local_rank = peer, .bytes = incoming.bytes};
+    const bool ended = incoming.ring.ended();
+    if (incoming.ring.available() > 0) {
+      const bool complete = incoming.take();
+      if (incoming.ring.release()) host_->ring(peer);
+      if (complete) return Message{.local_rank = peer, .bytes = incoming.bytes};
+    }
+    incoming.ended = ended;
   }
   return std::nullopt;
+}
+
+void Messenger::break_off(int local_rank) {
+  Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
+  outgoing.rest.clear();
+  outgoing.gone = 0;
+  outgoing.ended = true;
+  outgoing.ring.end();
+  host_->ring(local_rank);
+}
+
+bool Messenger::broken_off(int local_rank) const {
+  const auto index = static_cast<std::size_t>(local_rank);
+  return outgoing_[index].ended || incoming_[index].ended;
 }
 
 bool Messenger::sending_to(int local_rank) const {

@@ -31,6 +31,11 @@ class Messenger {
   /// The next message that has arrived whole; also moves what is under way.
   std::optional<Message> receive();
 
+  /// For good: nothing more is sent to that rank, nor what waits for room, and it is told so.
+  void break_off(int local_rank);
+  /// Whether this rank has broken off, or that one has and all that it had sent has been received.
+  bool broken_off(int local_rank) const;
+
   /// Whether some of what was sent, to this rank or to any, waits for room, and so for receive().
   bool sending_to(int local_rank) const;
   bool sending() const;
@@ -41,6 +46,7 @@ class Messenger {
     /// What the ring had no room for, and how much of it has gone since.
     std::vector<std::byte> rest;
     std::size_t gone = 0;
+    bool ended = false;
 
     void write(std::span<const std::byte> bytes);
   };
@@ -49,6 +55,7 @@ class Messenger {
     std::optional<std::uint64_t> length;
     std::vector<std::byte> bytes;
     std::size_t arrived = 0;
+    bool ended = false;
 
     bool take();
   };

@@ -17,11 +17,14 @@ namespace kolo::core::shm {
 /// was stored after it (release, acquire), and a place is free for who reads the value of `read`
 /// that was stored after it had been emptied. `starved` and `read` are in one order with each other
 /// (seq_cst): either the reader sees that the writer waits for room, or the writer sees the room.
+/// Who sees that the ring is `ended` sees all that was written (release, acquire).
 struct Ring {
   static constexpr std::size_t kBytes = std::size_t{64} << 10;
 
-  /// Bytes ever written, and whether the writer waits for room.
+  /// Bytes ever written, and whether the writer will write no more.
   alignas(64) std::atomic<std::uint64_t> written;
+  std::atomic<std::uint32_t> ended;
+  /// Bytes ever read, and whether the writer waits for room.
   alignas(64) std::atomic<std::uint64_t> read;
   std::atomic<std::uint32_t> starved;
   alignas(64) std::array<std::byte, kBytes> bytes;
@@ -45,6 +48,8 @@ class RingWriter {
   }
 
   void publish() { ring_->written.store(written_, std::memory_order_release); }
+
+  void end() { ring_->ended.store(1, std::memory_order_release); }
 
   /// Asks the reader to say when there is room. True when there is some already.
   bool wait_for_room() {
@@ -71,6 +76,9 @@ class RingReader {
     if (written_ - read_ < wanted) written_ = ring_->written.load(std::memory_order_acquire);
     return static_cast<std::size_t>(written_ - read_);
   }
+
+  /// Whether nothing comes after what is available from now on.
+  bool ended() const { return ring_->ended.load(std::memory_order_acquire) != 0; }
 
   /// `to` must not be larger than what is available.
   void read(std::span<std::byte> to) {

@@ -5,9 +5,9 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -158,16 +158,12 @@ INSTANTIATE_TEST_SUITE_P(Moments, GivingUpTest,
 // needs it to the last, to an error.
 TEST_P(GivingUpTest, NobodyWaitsForIt) {
   const auto [near, turns] = GetParam();
-  if (near == Near::Shared && std::getenv("KOLO_TEST_KNOWN_DEFECTS") == nullptr) {
-    GTEST_SKIP() << "known defect: over shared memory a peer sometimes waits on, about once in 100 "
-                    "times under ThreadSanitizer; set KOLO_TEST_KNOWN_DEFECTS to see it";
-  }
   for (const CollectiveKind kind : {CollectiveKind::Allreduce, CollectiveKind::Broadcast}) {
     Hosts hosts({0, 0, 2, 2}, near, {.chunk_bytes = 1000});
     run_ranks(4, [&, turns = turns](int rank) {
       Doorbell doorbell;
       const auto plane = hosts.hierarchical(rank, hosts.near(rank, doorbell), doorbell);
-      std::vector<float> data(100'000);
+      std::vector<float> data(200'000);  // more than it takes part in, and the others run ahead
       Collective c;
       c.kind = kind;
       c.ranks = {0, 1, 2, 3};
@@ -186,6 +182,46 @@ TEST_P(GivingUpTest, NobodyWaitsForIt) {
         EXPECT_FALSE(progress.ok());
       }
     });
+  }
+}
+
+class GivingUpInTurnsTest : public ::testing::TestWithParam<std::tuple<Near, CollectiveKind>> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, GivingUpInTurnsTest,
+                         ::testing::Combine(::testing::Values(Near::Inproc, Near::Shared),
+                                            ::testing::Values(CollectiveKind::Allreduce,
+                                                              CollectiveKind::Broadcast)));
+
+// Who gives to a rank that sleeps gets so far ahead that a ring is full.
+TEST_P(GivingUpInTurnsTest, NobodyWaitsOn) {
+  const auto [near, kind] = GetParam();
+  scenarios::GivingUp play;
+  play.collective.kind = kind;
+  play.collective.ranks = {0, 1, 2, 3};
+  play.collective.count = 30'000;
+  const auto run = [&play, near = near] {
+    Hosts hosts({0, 0, 2, 2}, near, {.chunk_bytes = 1000});
+    std::vector<Doorbell> doorbells(4);
+    std::vector<std::shared_ptr<DataPlane>> planes(4);
+    run_ranks(4, [&](int rank) {
+      const auto i = static_cast<std::size_t>(rank);
+      planes[i] = hosts.hierarchical(rank, hosts.near(rank, doorbells[i]), doorbells[i]);
+    });
+    scenarios::run_giving_up(planes, play);
+  };
+  for (play.quitter = 0; play.quitter < 4; ++play.quitter) {
+    for (const int turns : {0, 1, 2, 25}) {
+      play.turns = turns;
+      play.sleeper = std::nullopt;
+      play.early = false;
+      run();
+      for (int sleeper = 0; sleeper < 4; ++sleeper) {
+        play.sleeper = sleeper;
+        for (const bool early : {false, true}) {
+          play.early = early;
+          run();
+        }
+      }
+    }
   }
 }
 

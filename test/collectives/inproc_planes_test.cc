@@ -134,6 +134,12 @@ TEST_F(InprocDataTest, FailsForAllWhenOneGivesUp) {
   EXPECT_EQ(data_[1][0], 10);
 }
 
+TEST_F(InprocDataTest, FailsForWhoComesAfterOneThatGaveUpTwice) {
+  for (int i = 0; i < 2; ++i) planes_[0]->start(sum(0, data_[0])).value().reset();
+  auto second = planes_[1]->start(sum(1, data_[1])).value();
+  EXPECT_FALSE(second->progress().ok());
+}
+
 TEST_F(InprocDataTest, RefusesWhatMakesNoSense) {
   Collective c = sum(0, data_[0]);
   c.ranks = {1, 0};

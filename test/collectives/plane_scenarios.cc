@@ -246,6 +246,50 @@ bool progress_all(std::vector<Flight>& flights, std::mt19937& random) {
   return moved;
 }
 
+/// One rank's operations, played by a thread that plays others, too.
+class Player {
+ public:
+  Player(std::shared_ptr<DataPlane> plane, int rank, const GivingUp& play)
+      : plane_(std::move(plane)), play_(play) {
+    play_.collective.member = rank;
+  }
+
+  void start() {
+    for (int i = 0; i < play_.operations; ++i) {
+      Collective c = play_.collective;
+      const std::size_t bytes = static_cast<std::size_t>(c.count) * size_of(c.dtype);
+      memory_.push_back(play_.memory == Memory::Plane ? plane_->allocate(bytes)
+                                                      : private_memory(bytes));
+      std::fill_n(memory_.back().get(), bytes, std::byte{1});
+      c.sequence = static_cast<std::uint64_t>(i);
+      c.input = c.output = memory_.back().get();
+      Result<std::unique_ptr<Operation>> operation = plane_->start(c);
+      if (operation.ok()) operations_.push_back(std::move(operation).value());
+    }
+  }
+
+  /// Whether anything moved.
+  bool take_turn() {
+    bool moved = false;
+    for (std::unique_ptr<Operation>& operation : operations_) {
+      const Result<Operation::Progress> progress = operation->progress();
+      moved = moved || !progress.ok() || progress.value() != Operation::Progress::Waiting;
+      if (!progress.ok() || progress.value() == Operation::Progress::Done) operation.reset();
+    }
+    std::erase(operations_, nullptr);
+    return moved;
+  }
+
+  void give_up() { operations_.clear(); }
+  bool over() const { return operations_.empty(); }
+
+ private:
+  const std::shared_ptr<DataPlane> plane_;
+  GivingUp play_;
+  std::vector<std::shared_ptr<std::byte>> memory_;
+  std::vector<std::unique_ptr<Operation>> operations_;
+};
+
 std::vector<std::byte> message(int source, int destination, int index) {
   constexpr std::array<std::size_t, 7> kSizes = {0, 1, 17, 4'000, 5'000, 70'000, 1U << 20};
   std::vector<std::byte> bytes(kSizes[static_cast<std::size_t>(index) % kSizes.size()]);
@@ -271,6 +315,36 @@ void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
     started = start_any(plane, waiting, flights, random);
     if (::testing::Test::HasFatalFailure()) return;
     if (!progress_all(flights, random) && !started && !flights.empty()) idle();
+  }
+}
+
+void run_giving_up(const std::vector<std::shared_ptr<DataPlane>>& planes, const GivingUp& play) {
+  std::deque<Player> players;
+  for (int rank = 0; rank < std::ssize(planes); ++rank) {
+    players.emplace_back(planes[static_cast<std::size_t>(rank)], rank, play);
+    if (rank != play.sleeper || play.early) players.back().start();
+  }
+  for (int turn = 0; turn < play.turns; ++turn) {
+    for (int rank = 0; rank < std::ssize(players); ++rank) {
+      if (rank != play.sleeper) players[static_cast<std::size_t>(rank)].take_turn();
+    }
+  }
+  players[static_cast<std::size_t>(play.quitter)].give_up();
+  if (play.sleeper && !play.early) players[static_cast<std::size_t>(*play.sleeper)].start();
+
+  // Some turns only make room for what others tell.
+  constexpr int kIdleTurns = 5;
+  for (int idle = 0; idle < kIdleTurns; ++idle) {
+    for (Player& player : players) {
+      if (player.take_turn()) idle = 0;
+    }
+  }
+  for (int rank = 0; rank < std::ssize(players); ++rank) {
+    EXPECT_TRUE(players[static_cast<std::size_t>(rank)].over())
+        << "rank " << rank << " waits on in " << play.operations << " "
+        << to_string(play.collective.kind) << " of " << play.collective.count << " after rank "
+        << play.quitter << " has given up in turn " << play.turns << "; asleep: rank "
+        << play.sleeper.value_or(-1) << (play.early ? ", early" : "");
   }
 }
 

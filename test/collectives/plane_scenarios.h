@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
+#include <optional>
 #include <vector>
 
 #include "control/control_plane.h"
@@ -28,5 +30,23 @@ void run_collectives(DataPlane& plane, int rank, int size, DataType dtype,
 
 /// Every rank sends messages of many sizes to every other; they arrive in order and unchanged.
 void run_messages(ControlPlane& plane, const Idle& idle);
+
+/// A rank that gives up its operations after some turns, in which all get to do what they can.
+struct GivingUp {
+  /// The same for all members, who are all ranks.
+  Collective collective;
+  /// So many of them are in flight at once.
+  int operations = 1;
+  Memory memory = Memory::Private;
+
+  int quitter = 0;
+  int turns = 0;
+  /// Gets no turn before the other has given up, and begins only then unless it is `early`.
+  std::optional<int> sleeper;
+  bool early = false;
+};
+
+/// This thread plays all ranks. All operations come to an end: whichever, but nobody waits on.
+void run_giving_up(const std::vector<std::shared_ptr<DataPlane>>& planes, const GivingUp& play);
 
 }  // namespace kolo::core::scenarios

@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -77,6 +78,69 @@ TEST_P(ShmPlanesTest, Collectives) {
           plane, rank, size, dtype, counts, [&] { doorbell.wait(); }, memory);
     });
   }
+}
+
+constexpr int kPlayers = 3;
+
+std::vector<std::shared_ptr<DataPlane>> connect_players() {
+  std::vector<std::shared_ptr<DataPlane>> planes(kPlayers);
+  Meeting meeting(kPlayers);
+  run_ranks(kPlayers, [&](int rank) {
+    planes[static_cast<std::size_t>(rank)] =
+        std::make_shared<ShmDataPlane>(join(meeting, rank), kSmall.options);
+  });
+  return planes;
+}
+
+Collective bytes_of_all_players(CollectiveKind kind, std::int64_t each) {
+  Collective c;
+  c.kind = kind;
+  c.dtype = DataType::UInt8;
+  c.ranks = {0, 1, 2};
+  c.root_member = 1;  // others begin before and after it
+  c.count = each;
+  if (kind == CollectiveKind::Allgather) {
+    c.counts.assign(kPlayers, each);
+    c.count = kPlayers * each;
+  }
+  return c;
+}
+
+class ShmGivingUpTest : public ::testing::TestWithParam<CollectiveKind> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, ShmGivingUpTest,
+                         ::testing::Values(CollectiveKind::Allreduce, CollectiveKind::Broadcast,
+                                           CollectiveKind::Allgather),
+                         [](const auto& test) { return std::string(to_string(test.param)); });
+
+// Of large vectors, in steps; of small ones so many that a ring does not hold their signals.
+TEST_P(ShmGivingUpTest, NobodyWaitsOn) {
+  scenarios::GivingUp play;
+  const auto try_all_moments = [&play] {
+    for (play.quitter = 0; play.quitter < kPlayers; ++play.quitter) {
+      for (const int turns : {0, 1, 2, 5}) {
+        play.turns = turns;
+        play.sleeper = std::nullopt;
+        play.early = false;
+        scenarios::run_giving_up(connect_players(), play);
+        for (int sleeper = 0; sleeper < kPlayers; ++sleeper) {
+          play.sleeper = sleeper;
+          for (const bool early : {false, true}) {
+            play.early = early;
+            scenarios::run_giving_up(connect_players(), play);
+          }
+        }
+      }
+    }
+  };
+  play.collective = bytes_of_all_players(GetParam(), 5000);
+  for (const Memory memory : {Memory::Private, Memory::Plane}) {
+    play.memory = memory;
+    try_all_moments();
+  }
+  play.memory = Memory::Private;
+  play.collective = bytes_of_all_players(GetParam(), kSmall.options.flat_bytes);
+  play.operations = 700;
+  try_all_moments();
 }
 
 class ShmControlTest : public ::testing::TestWithParam<int> {};

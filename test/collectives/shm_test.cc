@@ -20,6 +20,7 @@
 #include "shm/fd_passing.h"
 #include "shm/heap.h"
 #include "shm/host.h"
+#include "shm/messenger.h"
 #include "support/thread_bootstrap.h"
 #include "support/threads.h"
 
@@ -248,6 +249,35 @@ TEST_P(HostTest, OneRefusesForAll) {
     ASSERT_FALSE(joined.ok());
     EXPECT_EQ(joined.status().message(), "rank 6: not me");
   });
+}
+
+// ---- messages ----
+
+TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
+  Meeting meeting(2);
+  std::vector<std::shared_ptr<Host>> hosts(2);
+  run_ranks(2, [&](int rank) {
+    ThreadBootstrap bootstrap(meeting, rank);
+    hosts[static_cast<std::size_t>(rank)] =
+        Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB}).value();
+  });
+  Messenger from(hosts[0], Section::Data);
+  Messenger to(hosts[1], Section::Data);
+  const std::vector<std::byte> bytes(1000);
+  std::size_t sent = 0;
+  for (; !from.sending_to(1); ++sent) from.send(1, bytes);
+  from.break_off(1);
+  EXPECT_FALSE(from.sending_to(1));
+  from.send(1, bytes);
+  EXPECT_TRUE(from.broken_off(1));
+
+  // The last one did not fit.
+  for (std::size_t i = 0; i + 1 < sent; ++i) {
+    ASSERT_TRUE(to.receive());
+    EXPECT_FALSE(to.broken_off(0));
+  }
+  EXPECT_FALSE(to.receive());
+  EXPECT_TRUE(to.broken_off(0));
 }
 
 }  // namespace

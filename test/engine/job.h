@@ -85,6 +85,7 @@ class ForwardingData : public DataPlane {
     return plane_->allocate(device, bytes);
   }
   bool rings() const override { return plane_->rings(); }
+  void drain() override { plane_->drain(); }
 
  private:
   std::unique_ptr<DataPlane> plane_;

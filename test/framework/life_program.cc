@@ -145,7 +145,7 @@ int train() {
   kolo::init();
   torch::manual_seed(kolo::rank());
   torch::nn::Linear first(50, 300), middle(300, 300), last(300, 5);
-  const torch::nn::Sequential model(first, middle, last);
+  torch::nn::Sequential model(first, middle, last);
   torch::optim::SGD sgd(model->parameters(), 0.01);
   kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
   kolo::broadcast_parameters(*model, 0);

@@ -13,13 +13,14 @@ BELOW = {
     "wire": ["base"],
     "mpi": ["base"],
     "shm": ["base"],
+    "cuda": ["base"],
     "control": ["base", "wire", "mpi", "shm"],
-    "data": ["base", "wire", "mpi", "shm"],
+    "data": ["base", "wire", "mpi", "shm", "cuda"],
     "engine": ["base", "wire", "control", "data"],
-    "context": ["base", "wire", "mpi", "shm", "control", "data", "engine"],
+    "context": ["base", "wire", "mpi", "shm", "cuda", "control", "data", "engine"],
 }
 # Backends are known to the place that chooses between them, and to nobody else.
-BACKEND = re.compile(r"^(control|data)/(hierarchical|mpi|shm|inproc)_")
+BACKEND = re.compile(r"^(control|data)/(hierarchical|mpi|shm|nccl|inproc)_")
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]')
 LIBTORCH = ("torch/", "ATen/", "c10/")
 

@@ -1,0 +1,68 @@
+#include "data/nccl_data.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "cuda/stream.h"
+#include "data/nccl_operation.h"
+
+namespace kolo::core {
+
+NcclDataPlane::NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& settings)
+    : host_(std::move(host)),
+      settings_(settings),
+      memory_(cuda::Memory::of_device(settings.device)) {
+  if (settings.gpus_are_shared) cuda::pretend_to_be_host(settings.rank);
+}
+
+NcclDataPlane::~NcclDataPlane() {
+  const cuda::DeviceGuard guard(settings_.device);
+  channels_.clear();
+  free_released();
+}
+
+StartedOperation NcclDataPlane::start(const Collective& collective) {
+  const cuda::DeviceGuard guard(settings_.device);
+  if (!guard.status().ok()) return guard.status();
+  free_released();
+  auto operation = std::make_unique<NcclOperation>(channel_of(collective), collective,
+                                                   settings_.device, settings_.done_within);
+  // An operation whose turn it is goes into the GPU's queue at once.
+  if (const auto progress = operation->progress(); !progress.ok()) return progress.status();
+  return std::unique_ptr<Operation>(std::move(operation));
+}
+
+const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& collective) {
+  const auto known = channels_.find(collective.channel);
+  if (known != channels_.end()) return known->second;
+  const NcclChannel::Setup setup{.host = *host_,
+                                 .device = settings_.device,
+                                 .gpus_are_shared = settings_.gpus_are_shared,
+                                 .connect_within = settings_.connect_within,
+                                 .memory = memory_};
+  auto channel = std::make_shared<NcclChannel>(setup, collective);
+  return channels_.emplace(collective.channel, std::move(channel)).first->second;
+}
+
+std::shared_ptr<std::byte> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
+  return device == DeviceType::Cuda ? memory_->allocate(bytes) : nullptr;
+}
+
+bool NcclDataPlane::rings() const {
+  return std::ranges::all_of(channels_, [](const auto& entry) { return entry.second->idle(); });
+}
+
+void NcclDataPlane::free_released() {
+  memory_->free_released([this](const cuda::Memory::Block& block) {
+    bool forgotten = true;
+    for (const auto& [id, channel] : channels_) forgotten = channel->forget(block) && forgotten;
+    return forgotten;
+  });
+}
+
+void NcclDataPlane::drain() {
+  const cuda::DeviceGuard guard(settings_.device);
+  for (const auto& [id, channel] : channels_) channel->drain();
+}
+
+}  // namespace kolo::core

@@ -1,0 +1,60 @@
+#pragma once
+
+/// A data plane for the memory of GPUs, over NCCL.
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "cuda/memory.h"
+#include "data/data_plane.h"
+#include "data/nccl_channel.h"
+
+namespace kolo::core {
+
+/// Each channel has a communicator and a stream of its own, because order is agreed on within a channel only,
+/// and NCCL wants one order in a communicator. They are made when a channel's first operation starts
+/// (nccl_channel.h), and used in the order in which its operations start.
+///
+/// The host never waits for the GPU. The stream waits for what makes an operation's memory ready, and who
+/// uses the result waits for issued().
+class NcclDataPlane final : public DataPlane {
+ public:
+  struct Settings {
+    /// The GPU, by its number in this process.
+    int device = 0;
+    /// Several ranks may use one GPU. NCCL is told that each `rank` is on a host of its own, and goes over
+    /// sockets: for tests, and where there are not enough GPUs.
+    bool gpus_are_shared = false;
+    int rank = 0;
+    /// How long members may take to connect; and how long an operation may be in the GPU's queue, 0: for
+    /// ever. After that all operations fail here.
+    std::chrono::duration<double> connect_within = std::chrono::seconds(120);
+    std::chrono::duration<double> done_within{0};
+  };
+
+  /// `host` is for the members of a channel to introduce themselves: it is given the number of the channel's
+  /// first operation here, which no other plane uses for that channel.
+  NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& settings);
+  ~NcclDataPlane() override;
+
+  /// An operation that is destroyed before it is Done aborts its channel, on all members.
+  StartedOperation start(const Collective& collective) override;
+  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  /// Nothing rings: neither NCCL nor the GPU.
+  bool rings() const override;
+  void drain() override;
+
+ private:
+  const std::shared_ptr<NcclChannel>& channel_of(const Collective& collective);
+  void free_released();
+
+  const std::shared_ptr<DataPlane> host_;
+  const Settings settings_;
+  const std::shared_ptr<cuda::Memory> memory_;
+  std::map<ChannelId, std::shared_ptr<NcclChannel>> channels_;
+};
+
+}  // namespace kolo::core

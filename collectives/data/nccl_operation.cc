@@ -1,0 +1,254 @@
+#include "data/nccl_operation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include "cuda/check.h"
+#include "cuda/pack.h"
+#include "cuda/stream.h"
+
+namespace kolo::core {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+std::byte* at(void* begin, std::int64_t bytes) { return static_cast<std::byte*>(begin) + bytes; }
+
+}  // namespace
+
+NcclOperation::NcclOperation(std::shared_ptr<NcclChannel> channel, const Collective& collective,
+                             int device, std::chrono::duration<double> done_within)
+    : channel_(std::move(channel)),
+      collective_(collective),
+      device_(device),
+      done_within_(done_within),
+      number_(channel_->take_number()),
+      reduction_(collective.kind == CollectiveKind::Allreduce ? nccl_reduction(collective)
+                                                              : NcclReduction()),
+      input_(collective.input) {
+  channel_->add_operation();
+}
+
+NcclOperation::~NcclOperation() {
+  if (state_ != State::Done) {
+    const cuda::DeviceGuard guard(device_);
+    (void)channel_->fail(Status::error(fmt::format("{} was given up", to_string(collective_.kind))));
+  }
+  channel_->remove_operation();
+}
+
+std::vector<int> NcclOperation::missing() const {
+  return state_ == State::Queued ? channel_->missing() : std::vector<int>();
+}
+
+Result<Operation::Progress> NcclOperation::progress() {
+  const cuda::DeviceGuard guard(device_);
+  if (!guard.status().ok()) return guard.status();
+  Result<Progress> progress = advance();
+  return progress.ok() ? progress : channel_->fail(progress.status());
+}
+
+Result<Operation::Progress> NcclOperation::advance() {
+  const State before = state_;
+  if (state_ == State::Queued) {
+    const Result<bool> open = channel_->open();
+    if (!open.ok()) return open.status();
+    if (open.value() && channel_->has_turn(number_)) {
+      begun_at_ = Clock::now();
+      if (Status status = begin(); !status.ok()) return status;
+      state_ = State::Issuing;
+    }
+  }
+  if (state_ == State::Issuing) {
+    const Result<bool> settled = channel_->settled();
+    if (!settled.ok()) return settled.status();
+    if (settled.value()) {
+      if (Status status = end(); !status.ok()) return status;
+      channel_->pass_turn();
+      state_ = State::Issued;
+    } else if (Status status = check_time(); !status.ok()) {
+      return status;
+    }
+  }
+  if (state_ == State::Issued) {
+    const Result<bool> over = is_over();
+    if (!over.ok()) return over.status();
+    if (over.value()) state_ = State::Done;
+  }
+  if (state_ == State::Done) return Progress::Done;
+  return state_ == before ? Progress::Waiting : Progress::Moved;
+}
+
+// ---- into the stream ----
+
+Status NcclOperation::begin() {
+  const cudaStream_t stream = channel_->stream();
+  if (collective_.timed) {
+    if (Status status = channel_->compare_clocks(); !status.ok()) return status;
+  }
+  for (const auto& ready : collective_.ready) {
+    if (Status status = cuda::make_stream_wait(stream, *ready); !status.ok()) return status;
+  }
+  if (Status status = mark(started_); !status.ok()) return status;
+  if (Status status = pack(); !status.ok()) return status;
+  if (Status status = mark(packed_); !status.ok()) return status;
+  if (collective_.count == 0) return {};
+  for (const void* address : {collective_.input, static_cast<const void*>(collective_.output)}) {
+    if (Status status = channel_->know(address); !status.ok()) return status;
+  }
+  return call_nccl();
+}
+
+Status NcclOperation::pack() {
+  if (Status status = copy(collective_.pack); !status.ok()) return status;
+  if (reduction_.scale_before == 1.0) return {};
+  // All of it, also what did not have to be packed.
+  const DeviceCopy scaled{collective_.input, collective_.output, collective_.count};
+  input_ = collective_.output;
+  return copy({&scaled, 1}, reduction_.scale_before);
+}
+
+Status NcclOperation::unpack() {
+  if (reduction_.scale_after != 1.0) {
+    const DeviceCopy scaled{collective_.output, collective_.output, collective_.count};
+    if (Status s = copy({&scaled, 1}, reduction_.scale_after); !s.ok()) return s;
+  }
+  return copy(collective_.unpack);
+}
+
+Status NcclOperation::copy(std::span<const DeviceCopy> copies, double scale) const {
+  if (copies.empty()) return {};
+  return cuda::launch_copies(copies, {collective_.dtype, collective_.dtype, scale},
+                             channel_->stream());
+}
+
+Status NcclOperation::call_nccl() {
+  const ncclComm_t comm = channel_->communicator().get();
+  switch (collective_.kind) {
+    case CollectiveKind::Allreduce:
+      return all_reduce(comm);
+    case CollectiveKind::Broadcast:
+      return broadcast(comm);
+    case CollectiveKind::Allgather:
+      return all_gather(comm);
+    case CollectiveKind::Barrier:
+    case CollectiveKind::AddProcessSet:
+      break;
+  }
+  return Status::error(fmt::format("no operation of a GPU: {}", to_string(collective_.kind)));
+}
+
+Status NcclOperation::all_reduce(ncclComm_t comm) {
+  if (reduction_.factor) {
+    const Result<ncclRedOp_t> op = make_scaled_sum(*reduction_.factor, collective_.dtype, comm);
+    if (!op.ok()) return op.status();
+    reduction_.op = op.value();
+  }
+  const ncclResult_t result =
+      ncclAllReduce(input_, collective_.output, static_cast<std::size_t>(collective_.count),
+                    nccl_type(collective_.dtype).type, reduction_.op, comm, channel_->stream());
+  return cuda::check(result, "ncclAllReduce", comm);
+}
+
+Status NcclOperation::broadcast(ncclComm_t comm) const {
+  const NcclType type = nccl_type(collective_.dtype);
+  const ncclResult_t result = ncclBroadcast(
+      collective_.output, collective_.output,
+      static_cast<std::size_t>(collective_.count * type.parts), type.type,
+      collective_.root_member, comm, channel_->stream());
+  return cuda::check(result, "ncclBroadcast", comm);
+}
+
+/// Members may have different numbers of elements, for which NCCL has no all-gather.
+Status NcclOperation::all_gather(ncclComm_t comm) const {
+  const NcclType type = nccl_type(collective_.dtype);
+  const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
+  const auto& counts = collective_.counts;
+  if (std::ranges::all_of(counts, [&](std::int64_t count) { return count == counts.front(); })) {
+    const ncclResult_t result = ncclAllGather(
+        collective_.input, collective_.output,
+        static_cast<std::size_t>(counts.front() * type.parts), type.type, comm, channel_->stream());
+    return cuda::check(result, "ncclAllGather", comm);
+  }
+  Status status = cuda::check(ncclGroupStart(), "ncclGroupStart", comm);
+  if (!status.ok()) return status;
+  std::int64_t offset = 0;
+  for (int member = 0; member < std::ssize(counts) && status.ok(); ++member) {
+    const std::int64_t count = counts[static_cast<std::size_t>(member)];
+    if (count == 0) continue;
+    std::byte* const place = at(collective_.output, offset * bytes);
+    const void* const from = member == collective_.member ? collective_.input : place;
+    status = cuda::check(
+        ncclBroadcast(from, place, static_cast<std::size_t>(count * type.parts), type.type, member,
+                      comm, channel_->stream()),
+        "ncclBroadcast", comm);
+    offset += count;
+  }
+  const Status ended = cuda::check(ncclGroupEnd(), "ncclGroupEnd", comm);
+  return status.ok() ? ended : status;
+}
+
+Status NcclOperation::end() {
+  if (reduction_.factor && collective_.count > 0) {
+    const ncclComm_t comm = channel_->communicator().get();
+    const ncclResult_t destroyed = ncclRedOpDestroy(reduction_.op, comm);
+    if (Status s = cuda::check(destroyed, "ncclRedOpDestroy", comm); !s.ok()) return s;
+  }
+  if (Status status = mark(reduced_); !status.ok()) return status;
+  if (Status status = unpack(); !status.ok()) return status;
+  Result<std::shared_ptr<cuda::Event>> finished = cuda::Event::record(
+      channel_->stream(), {.timed = collective_.timed, .fate = channel_->fate()});
+  if (!finished.ok()) return finished.status();
+  finished_ = std::move(finished).value();
+  return {};
+}
+
+/// Where times are asked for.
+Status NcclOperation::mark(std::shared_ptr<cuda::Event>& event) const {
+  if (!collective_.timed) return {};
+  Result<std::shared_ptr<cuda::Event>> recorded =
+      cuda::Event::record(channel_->stream(), {.timed = true});
+  if (!recorded.ok()) return recorded.status();
+  event = std::move(recorded).value();
+  return {};
+}
+
+// ---- until the GPU has run it ----
+
+Result<bool> NcclOperation::is_over() {
+  const Result<bool> reached = finished_->reached();
+  if (!reached.ok()) return reached;
+  if (reached.value()) {
+    if (Status status = read_times(); !status.ok()) return status;
+    return true;
+  }
+  // Tells of errors, too.
+  const Result<bool> settled = channel_->settled();
+  if (!settled.ok()) return settled.status();
+  if (Status status = check_time(); !status.ok()) return status;
+  return false;
+}
+
+Status NcclOperation::check_time() const {
+  if (done_within_.count() == 0 || Clock::now() - begun_at_ <= done_within_) return {};
+  return Status::error(fmt::format("{} was in the GPU's queue for more than {} s",
+                                   to_string(collective_.kind), done_within_.count()));
+}
+
+Status NcclOperation::read_times() {
+  if (!collective_.timed) return {};
+  const std::array<std::shared_ptr<cuda::Event>, 4> events = {started_, packed_, reduced_, finished_};
+  std::array<Clock::time_point, 4> times;
+  for (std::size_t i = 0; i < events.size(); ++i) {
+    const Result<Clock::time_point> time = channel_->time_of(events[i]);
+    if (!time.ok()) return time.status();
+    times[i] = time.value();
+  }
+  times_ = {times[0], times[1], times[2], times[3]};
+  return {};
+}
+
+}  // namespace kolo::core
