@@ -75,7 +75,7 @@ TEST_F(StreamsTest, ResultsAreThereForEachStreamThatWaits) {
     // Not contiguous: the result is copied where it belongs by who waits first.
     torch::Tensor column = tensor.view({-1, 2}).select(1, 0);
     work = kolo::allreduce_async_(column, {.op = ReduceOp::Sum});
-    rows = kolo::allgather_async(tensor.slice(0, 0, kolo::rank() + 3));
+    rows = kolo::allgather_async(tensor.slice(0, 0, kolo::rank() + 3).clone());
   }
   for (const std::size_t number : {1U, 2U}) {
     const auto guard = in_stream(number);
@@ -88,6 +88,8 @@ TEST_F(StreamsTest, ResultsAreThereForEachStreamThatWaits) {
 }
 
 TEST_F(StreamsTest, TheHostWaitsForNoGpu) {
+  // The first time NCCL connects the ranks.
+  kolo::allreduce(torch::ones({kElements}, there()), {.op = ReduceOp::Sum});
   be_busy();
   torch::Tensor tensor = torch::full({kElements}, kolo::rank() + 1.0, there());
   Work work = kolo::allreduce_async_(tensor, {.op = ReduceOp::Sum});
@@ -104,8 +106,8 @@ TEST_F(StreamsTest, WorkAndTensorsThatAreDroppedAtOnce) {
     const auto guard = in_stream(static_cast<std::size_t>(i) % 3);
     if (i % 10 == 0) be_busy();
     torch::Tensor tensor = torch::full({kElements}, i, there());
+    (void)kolo::allgather_async(tensor.clone());
     (void)kolo::allreduce_async_(tensor, {.op = ReduceOp::Max});
-    (void)kolo::allgather_async(tensor);
     // Of LibTorch's memory that others have just let go of.
     results.push_back(kolo::allreduce(torch::full({kElements}, i, there()), {.op = ReduceOp::Max}));
   }
@@ -161,9 +163,10 @@ TEST_F(StreamsTest, BackwardLeavesTheGpuBehind) {
                [](Net& net) { return std::vector<std::shared_ptr<torch::nn::Module>>{net.ptr()}; });
   for (int step = 0; step < 6; ++step) {
     run.optimizer().zero_grad();
-    // The first ones make communicators, and adopt groups.
+    const torch::Tensor loss = run.loss(step);
+    // The first steps make communicators, and adopt groups.
     if (step == 5) be_busy();
-    run.loss(step).backward();
+    loss.backward();
     if (step == 5) {
       EXPECT_FALSE(c10::cuda::getCurrentCUDAStream(device().index()).query())
           << "backward() has waited for the GPU, or this one is too fast for the test";
