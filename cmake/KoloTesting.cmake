@@ -19,20 +19,26 @@ set(_kolo_mpi_environment
   "OMPI_MCA_mpi_yield_when_idle=1"
   "PMIX_MCA_gds=hash")
 
+# Tests are of the CPU, also where there is a GPU, apart from those in test/gpu.
+if(KOLO_CUDA)
+  set(_kolo_no_gpu "CUDA_VISIBLE_DEVICES=")
+endif()
+
 # kolo_add_test(NAME TARGET [ARGS ...]): one process.
 function(kolo_add_test name target)
   cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "ARGS")
   add_test(NAME ${name} COMMAND ${target} ${ARG_ARGS})
-  set(environment "")
+  set(environment ${_kolo_no_gpu})
   if(KOLO_SANITIZE)
-    set(environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
+    list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240")
   endif()
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${environment}")
 endfunction()
 
 # kolo_set_mpi_environment(NAME): for a test that calls mpirun itself.
 function(kolo_set_mpi_environment name)
-  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${_kolo_mpi_environment}")
+  set(environment ${_kolo_mpi_environment} ${_kolo_no_gpu})
+  set_tests_properties(${name} PROPERTIES TIMEOUT 600 ENVIRONMENT "${environment}")
 endfunction()
 
 # kolo_add_hosts_test(NAME COMMAND ...): on two emulated hosts of two ranks each, where they are permitted.
@@ -47,7 +53,7 @@ endfunction()
 # the whole stack of each allocation, which makes a LibTorch test five times slower.
 function(kolo_add_mpi_test name target)
   cmake_parse_arguments(PARSE_ARGV 2 ARG "LEAKS_KNOWN" "" "NP;ARGS;ENVIRONMENT")
-  set(environment ${_kolo_mpi_environment} ${ARG_ENVIRONMENT})
+  set(environment ${_kolo_mpi_environment} ${_kolo_no_gpu} ${ARG_ENVIRONMENT})
   if(KOLO_SANITIZE)
     list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240"
          "KOLO_TEST_SEEDS=25")

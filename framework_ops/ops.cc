@@ -87,9 +87,9 @@ Work start_barrier(const BarrierOptions& options, Caller caller) {
 
 torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options) {
   const std::shared_ptr<core::Context> context = detail::current_context();
-  // "cuda" without a number is this rank's.
-  const torch::Device device =
-      options.device() == torch::Device(torch::kCUDA) ? local_device() : options.device();
+  torch::Device device = options.device();
+  // Without a number it is this rank's.
+  if (device == torch::Device(torch::kCUDA) && local_device().is_cuda()) device = local_device();
   if (options.layout() != torch::kStrided) {
     throw Error(c10::str("kolo::empty(): layout ", options.layout(),
                          " was asked for, but it makes dense tensors"));

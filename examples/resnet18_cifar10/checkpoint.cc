@@ -75,6 +75,11 @@ torch::Tensor to_tensor(const std::string& text) {
   return torch::tensor(std::vector<std::uint8_t>(text.begin(), text.end()), torch::kUInt8);
 }
 
+torch::Tensor to_tensor(const LossScale& scale) {
+  return torch::tensor({scale.factor(), static_cast<double>(scale.state().finite_steps)},
+                       torch::kFloat64);
+}
+
 std::string to_string(const torch::Tensor& bytes) {
   return {static_cast<const char*>(bytes.data_ptr()), static_cast<std::size_t>(bytes.numel())};
 }
@@ -116,8 +121,10 @@ void Checkpoints::require_empty_folder() const {
   });
 }
 
-int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimizer) const {
+int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimizer,
+                      LossScale& loss_scale) const {
   torch::Tensor epochs_done = torch::zeros({1}, torch::kInt64);
+  torch::Tensor scale = to_tensor(loss_scale);
   const torch::Tensor own_state = random_state(device_);
   torch::Tensor states = own_state.repeat({kolo::size(), 1});
   on_rank_0([&] {
@@ -135,6 +142,7 @@ int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimiz
       }
       epochs_done = read_tensor(archive, "epochs_done");
       states = read_tensor(archive, "random_states");
+      scale = read_tensor(archive, "loss_scale");
       read_part(archive, "model", model);
       read_part(archive, "optimizer", optimizer);
     } catch (const c10::Error& e) {
@@ -147,12 +155,15 @@ int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimiz
   });
   kolo::broadcast_(epochs_done, 0, {.name = "checkpoint.epochs_done"});
   kolo::broadcast_(states, 0, {.name = "checkpoint.random_states"});
+  kolo::broadcast_(scale, 0, {.name = "checkpoint.loss_scale"});
   set_random_state(states[kolo::rank()], device_);
+  loss_scale = LossScale({.factor = scale[0].item<double>(), .finite_steps = scale[1].item<int>()});
   return epochs_done.item<int>();
 }
 
 void Checkpoints::save(int epochs_done, const torch::nn::Module& model,
-                       const torch::optim::Optimizer& optimizer) const {
+                       const torch::optim::Optimizer& optimizer,
+                       const LossScale& loss_scale) const {
   if (folder_.empty()) return;
   const torch::Tensor states =
       kolo::allgather(random_state(device_).unsqueeze(0), {.name = "checkpoint.random_states"});
@@ -161,6 +172,7 @@ void Checkpoints::save(int epochs_done, const torch::nn::Module& model,
     archive.write("recipe", to_tensor(recipe_));
     archive.write("epochs_done", torch::tensor({std::int64_t{epochs_done}}));
     archive.write("random_states", states);
+    archive.write("loss_scale", to_tensor(loss_scale));
     write_part(archive, "model", model);
     write_part(archive, "optimizer", optimizer);
     std::string bytes;

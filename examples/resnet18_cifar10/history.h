@@ -7,13 +7,13 @@
 
 namespace resnet_example {
 
-/// Seconds that one rank spent in the parts of its steps. A GPU works on behind: there it is the
-/// time until the host went on.
+/// Seconds that one rank spent in the parts of its steps. On a GPU that is an estimate from some of
+/// them (phase_clock.h), in which a GPU that waits for others does so in backward.
 struct Phases {
   double data = 0;           ///< waiting for a batch
   double forward = 0;        ///< also the loss
   double backward = 0;       ///< without waiting for other ranks
-  double communication = 0;  ///< waiting for other ranks: what backward did not hide
+  double communication = 0;  ///< the host's waiting for other ranks: what backward did not hide
   double optimizer = 0;
 };
 

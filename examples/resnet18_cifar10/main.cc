@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "agreement.h"
+#include "amp.h"
 #include "download.h"
 #include "recipe.h"
 #include "trainer.h"
@@ -72,6 +73,7 @@ int run(int argc, char** argv) {
   Options options;
   agree("options", [&]() -> std::string {
     options = parse_options(argc, argv);
+    require_fit(options.amp, kolo::local_device());
     return options.help ? "help" : "";
   });
   if (options.help) {

@@ -24,6 +24,8 @@ constexpr Choices<DatasetChoice> kDatasets = {{"auto", DatasetChoice::Auto},
 constexpr Choices<LrScaling> kScalings = {
     {"none", LrScaling::None}, {"sqrt", LrScaling::Sqrt}, {"linear", LrScaling::Linear}};
 
+constexpr Choices<Amp> kAmps = {{"off", Amp::Off}, {"bf16", Amp::BFloat16}, {"fp16", Amp::Float16}};
+
 template <class Enum>
 Enum choice(const char* option, const std::string& text, Choices<Enum> choices) {
   std::vector<const char*> names;
@@ -33,6 +35,14 @@ Enum choice(const char* option, const std::string& text, Choices<Enum> choices) 
   }
   throw UsageError(
       fmt::format("--{} is '{}': expected one of {}", option, text, fmt::join(names, ", ")));
+}
+
+template <class Enum>
+const char* name_in(Choices<Enum> choices, Enum wanted) {
+  for (const auto& [name, value] : choices) {
+    if (value == wanted) return name;
+  }
+  return "?";
 }
 
 std::vector<int> parse_milestones(const std::string& text) {
@@ -65,6 +75,7 @@ struct RawText {
   std::string data_dir;
   std::string lr_scaling;
   std::string lr_milestones;
+  std::string amp;
   std::string history;
   std::string checkpoint_dir;
   std::int64_t seed = 1;
@@ -118,6 +129,10 @@ po::options_description training_options(Options& o, RawText& raw) {
       "Momentum of SGD.");
   add("weight-decay", po::value(&o.weight_decay)->value_name("X")->default_value(5e-4, "0.0005"),
       "Weight decay of SGD.");
+  add("amp", po::value(&raw.amp)->value_name("PRECISION")->default_value("off"),
+      "Compute convolutions and products in bf16 or, on GPUs, in fp16 with a loss that is scaled "
+      "as "
+      "gradients bear it; off: all in float32. Parameters and gradients stay float32.");
   add("seed", po::value(&raw.seed)->value_name("N")->default_value(1),
       "Start of all random numbers.");
   return group;
@@ -225,6 +240,7 @@ Options parse_options(int argc, const char* const* argv) {
   }
   options.dataset = choice("dataset", raw.dataset, kDatasets);
   options.lr_scaling = choice("lr-scaling", raw.lr_scaling, kScalings);
+  options.amp = choice("amp", raw.amp, kAmps);
   options.lr_milestones = parse_milestones(raw.lr_milestones);
   options.data_dir = raw.data_dir;
   options.history = raw.history;
@@ -255,11 +271,8 @@ std::string help_text() {
   return text.str();
 }
 
-const char* name_of(LrScaling scaling) {
-  for (const auto& [name, value] : kScalings) {
-    if (value == scaling) return name;
-  }
-  return "?";
-}
+const char* name_of(LrScaling scaling) { return name_in(kScalings, scaling); }
+
+const char* name_of(Amp amp) { return name_in(kAmps, amp); }
 
 }  // namespace resnet_example

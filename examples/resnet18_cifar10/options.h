@@ -18,6 +18,7 @@ class UsageError : public std::runtime_error {
 
 enum class DatasetChoice { Auto, Cifar10, FashionMnist };
 enum class LrScaling { None, Sqrt, Linear };
+enum class Amp { Off, BFloat16, Float16 };
 
 struct Options {
   bool help = false;
@@ -39,6 +40,7 @@ struct Options {
   int warmup_epochs = 0;
   double momentum = 0.9;
   double weight_decay = 5e-4;
+  Amp amp = Amp::Off;
   std::uint64_t seed = 1;
 
   int threads = 0;  ///< 0: choose
@@ -55,5 +57,6 @@ Options parse_options(int argc, const char* const* argv);
 std::string help_text();
 
 const char* name_of(LrScaling scaling);
+const char* name_of(Amp amp);
 
 }  // namespace resnet_example

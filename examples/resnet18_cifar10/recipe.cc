@@ -24,10 +24,10 @@ std::string training_recipe(const Options& o, const Dataset& dataset, int ranks)
       "ranks = {}\ndata set = {}\ntraining images = {}\ntest images = {}\nbatch-size = {}\nlr = "
       "{}\n"
       "lr-scaling = {}\nlr-milestones = {}\nlr-gamma = {}\nwarmup-epochs = {}\nmomentum = {}\n"
-      "weight-decay = {}\nseed = {}\naugment = {}\n",
+      "weight-decay = {}\namp = {}\nseed = {}\naugment = {}\n",
       ranks, dataset.name, dataset.train.size(), dataset.test.size(), o.batch_size, o.lr,
       name_of(o.lr_scaling), fmt::join(o.lr_milestones, ","), o.lr_gamma, o.warmup_epochs,
-      o.momentum, o.weight_decay, o.seed, o.augment);
+      o.momentum, o.weight_decay, name_of(o.amp), o.seed, o.augment);
 }
 
 std::string differing_lines(const std::string& a, const std::string& name_of_a,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "agreement.h"
+#include "phase_clock.h"
 #include "recipe.h"
 #include "schedule.h"
 
@@ -28,14 +29,22 @@ torch::optim::SGDOptions sgd_options(const Options& options) {
       .weight_decay(options.weight_decay);
 }
 
+/// To a GPU by way of memory that it reads by itself, while the host goes on: LibTorch keeps that
+/// until then. The batch's own is used again at once.
+torch::Tensor send(const torch::Tensor& on_host, torch::Device device) {
+  if (device.is_cpu()) return on_host;
+  return on_host.pin_memory().to(device, /*non_blocking=*/true);
+}
+
 torch::Tensor image_tensor(Batch& batch, int channels, torch::Device device) {
   const auto size = static_cast<std::int64_t>(batch.size());
-  return torch::from_blob(batch.images.data(), {size, channels, kImageSide, kImageSide}).to(device);
+  return send(torch::from_blob(batch.images.data(), {size, channels, kImageSide, kImageSide}),
+              device);
 }
 
 torch::Tensor label_tensor(Batch& batch, torch::Device device) {
   const auto size = static_cast<std::int64_t>(batch.size());
-  return torch::from_blob(batch.labels.data(), {size}, torch::kInt64).to(device);
+  return send(torch::from_blob(batch.labels.data(), {size}, torch::kInt64), device);
 }
 
 std::int64_t count_steps(const Options& options, const Dataset& dataset) {
@@ -78,7 +87,7 @@ void Trainer::run() {
     average_batch_norm_statistics();
     evaluate(record);
     on_rank_0([&] { history->append(record); });
-    checkpoints_.save(epoch + 1, *model_, optimizer_);
+    checkpoints_.save(epoch + 1, *model_, optimizer_, loss_scale_);
     progress_.print(render_epoch(record));
     records.push_back(record);
   }
@@ -94,7 +103,7 @@ void Trainer::run() {
 int Trainer::start() {
   int epochs_done = 0;
   if (options_.resume) {
-    epochs_done = checkpoints_.load(*model_, sgd_);
+    epochs_done = checkpoints_.load(*model_, sgd_, loss_scale_);
   } else {
     checkpoints_.require_empty_folder();
   }
@@ -112,47 +121,70 @@ EpochRecord Trainer::train_epoch(int epoch) {
                       .seed = options_.seed,
                       .epoch = epoch});
   EpochRecord record{.epoch = epoch + 1, .ranks = kolo::size()};
-  Phases& phases = record.phases;
+  Phases phases;
   Metrics metrics(device_);
   Batch batch;
   model_->train();
 
-  Stopwatch epoch_time;
-  Stopwatch time;
+  const Stopwatch epoch_time;
+  PhaseClock clock(device_);
   for (std::int64_t step = 0; loader.next(batch); ++step) {
     const torch::Tensor images = image_tensor(batch, dataset_.channels(), device_);
     const torch::Tensor labels = label_tensor(batch, device_);
-    phases.data += time.lap();
+    phases.data += clock.lap();
 
     record.lr = learning_rate(options_, kolo::size(), epoch, step, steps_per_epoch_);
     set_learning_rate(optimizer_, record.lr);
     optimizer_.zero_grad();
-    const torch::Tensor output = model_->forward(images);
-    const torch::Tensor loss = torch::nn::functional::cross_entropy(output, labels);
-    phases.forward += time.lap();
+    const auto [output, loss] = forward(images, labels);
+    phases.forward += clock.lap();
 
     const double waited_before = optimizer_.exposed_seconds();
-    loss.backward();  // when it returns, the gradients are averages over all ranks
+    if (options_.amp == Amp::Float16) {
+      (loss * loss_scale_.factor()).backward();
+    } else {
+      loss.backward();  // when it returns, the gradients are averages over all ranks
+    }
     const double waited_in_backward = optimizer_.exposed_seconds() - waited_before;
-    phases.backward += time.lap() - waited_in_backward;
+    if (clock.measures()) phases.backward += clock.lap() - waited_in_backward;
 
-    optimizer_.step();
+    step_if_finite();
     const double waited = optimizer_.exposed_seconds() - waited_before;
-    phases.optimizer += time.lap() - (waited - waited_in_backward);
-    phases.communication += waited;
+    if (clock.measures()) {
+      phases.optimizer += clock.lap() - (waited - waited_in_backward);
+      phases.communication += waited;
+    }
 
     metrics.add(output, labels, loss);
     show({.title = title_of(record, options_), .step = step + 1, .steps = steps_per_epoch_},
          metrics, epoch_time.seconds(), (options_.epochs - record.epoch) * steps_per_epoch_);
-    time.lap();
+    clock.next_step();
   }
   metrics.add_other_ranks();
   const Metrics::Means means = metrics.read();
   record.train_loss = means.loss;
   record.train_accuracy = means.accuracy;
+  record.phases = clock.of_all_steps(phases);
   record.seconds = epoch_time.seconds();
   record.images_per_second = means.images / record.seconds;
   return record;
+}
+
+Trainer::Result Trainer::forward(const torch::Tensor& images, const torch::Tensor& labels) {
+  const Autocast autocast(options_.amp, device_);
+  const torch::Tensor output = model_->forward(images).to(torch::kFloat32);
+  return {output, torch::nn::functional::cross_entropy(output, labels)};
+}
+
+/// With float16, only if all gradients are finite: those of all ranks, or those of none.
+void Trainer::step_if_finite() {
+  if (options_.amp != Amp::Float16) {
+    optimizer_.step();
+    return;
+  }
+  const bool finite = unscale_gradients(model_->parameters(), loss_scale_.factor());
+  if (finite) optimizer_.step();
+  loss_scale_.update(finite);
 }
 
 /// Each rank has followed the statistics of its own images. From here on all ranks have the same
@@ -180,8 +212,8 @@ void Trainer::evaluate(EpochRecord& record) {
   const Stopwatch time;
   for (std::int64_t step = 0; loader.next(batch); ++step) {
     const torch::Tensor labels = label_tensor(batch, device_);
-    const torch::Tensor output = model_->forward(image_tensor(batch, dataset_.channels(), device_));
-    metrics.add(output, labels, torch::nn::functional::cross_entropy(output, labels));
+    const auto [output, loss] = forward(image_tensor(batch, dataset_.channels(), device_), labels);
+    metrics.add(output, labels, loss);
     show({.title = title_of(record, options_) + " test", .step = step + 1, .steps = steps}, metrics,
          time.seconds(), 0);
   }

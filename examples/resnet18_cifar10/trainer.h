@@ -3,11 +3,13 @@
 #include <kolo/kolo.h>
 #include <torch/optim/sgd.h>
 
+#include "amp.h"
 #include "augment.h"
 #include "checkpoint.h"
 #include "dataset.h"
 #include "history.h"
 #include "loader.h"
+#include "loss_scale.h"
 #include "metrics.h"
 #include "options.h"
 #include "progress.h"
@@ -26,8 +28,14 @@ class Trainer {
   void run();
 
  private:
+  struct Result {
+    torch::Tensor output, loss;
+  };
+
   int start();
   EpochRecord train_epoch(int epoch);
+  Result forward(const torch::Tensor& images, const torch::Tensor& labels);
+  void step_if_finite();
   void average_batch_norm_statistics();
   void evaluate(EpochRecord& record);
   void announce(int first_epoch);
@@ -42,6 +50,7 @@ class Trainer {
 
   ResNet18 model_;
   torch::optim::SGD sgd_;
+  LossScale loss_scale_;
   Checkpoints checkpoints_;
   const int first_epoch_;
   kolo::DistributedOptimizer optimizer_;

@@ -35,8 +35,8 @@ int cross_rank();
 int cross_size();
 
 /// The device that this rank is to use: its GPU, as the ranks of a host share them out, or the CPU
-/// where there is none, or in a build without CUDA. @throws kolo::Error when the host has fewer
-/// GPUs than ranks.
+/// where there is none, or in a build without CUDA. @throws kolo::Error when the ranks of this host
+/// cannot share its GPUs out.
 torch::Device local_device();
 
 }  // namespace kolo

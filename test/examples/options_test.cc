@@ -46,6 +46,7 @@ TEST(ParseOptions, DefaultsAreTheStudys) {
   EXPECT_EQ(o.momentum, 0.9);
   EXPECT_EQ(o.weight_decay, 5e-4);
   EXPECT_EQ(o.workers, 2);
+  EXPECT_EQ(o.amp, Amp::Off);
   EXPECT_TRUE(o.augment);
   EXPECT_FALSE(o.resume);
 }
@@ -98,6 +99,7 @@ TEST(ParseOptions, ExplainsMistakes) {
   expect_usage_error({"--limit-train", "-5"}, "--limit-train is -5");
   expect_usage_error({"--seed", "-5"}, "--seed is -5");
   expect_usage_error({"--dataset", "mnist"}, "'mnist'", "auto, cifar10, fashion-mnist");
+  expect_usage_error({"--amp", "fp8"}, "'fp8'", "off, bf16, fp16");
   expect_usage_error({"--lr-scaling", "root"}, "'root'", "none, sqrt, linear");
   expect_usage_error({"--lr-milestones", "30,20"}, "'30,20'", "ascending");
   expect_usage_error({"--lr-milestones", "3x"}, "'3x'");
@@ -124,15 +126,21 @@ TEST(ParseOptions, ExplainsMistakesInTheConfig) {
 TEST(Help, NamesEveryOptionAndFitsTheScreen) {
   const std::string help = help_text();
   for (const char* option :
-       {"--dataset",      "--data-dir",      "--download", "--limit-train",   "--limit-test",
-        "--no-augment",   "--workers",       "--epochs",   "--batch-size",    "--lr ",
-        "--lr-scaling",   "--lr-milestones", "--lr-gamma", "--warmup-epochs", "--momentum",
-        "--weight-decay", "--seed",          "--threads",  "--history",       "--checkpoint-dir",
-        "--resume",       "--log-every",     "--config",   "kolorun -np 2"}) {
+       {"--dataset",        "--data-dir",      "--download",  "--limit-train",   "--limit-test",
+        "--no-augment",     "--workers",       "--epochs",    "--batch-size",    "--lr ",
+        "--lr-scaling",     "--lr-milestones", "--lr-gamma",  "--warmup-epochs", "--momentum",
+        "--weight-decay",   "--amp",           "--seed",      "--threads",       "--history",
+        "--checkpoint-dir", "--resume",        "--log-every", "--config",        "kolorun -np 2"}) {
     EXPECT_NE(help.find(option), std::string::npos) << option;
   }
   std::istringstream lines(help);
   for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100U) << line;
+}
+
+TEST(ParseOptions, KnowsThreePrecisions) {
+  for (const Amp amp : {Amp::Off, Amp::BFloat16, Amp::Float16}) {
+    EXPECT_EQ(parse({"--amp", name_of(amp)}).amp, amp);
+  }
 }
 
 TEST(LearningRate, GrowsWithTheRanks) {

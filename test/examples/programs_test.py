@@ -92,6 +92,13 @@ class Training(TestCase):
     def test_fashion_mnist(self):
         self.train()
 
+    @unittest.skipUnless(FASHION_MNIST.is_dir(), "Debian's dataset-fashion-mnist is not installed")
+    def test_bfloat16(self):
+        self.train()
+        full = results(self.folder / "run.csv")
+        self.train("--amp", "bf16")
+        self.assertNotEqual(results(self.folder / "run.csv"), full)
+
     @unittest.skipUnless("KOLO_TEST_CIFAR10_DIR" in os.environ,
                          "KOLO_TEST_CIFAR10_DIR does not name CIFAR-10's folder")
     def test_cifar10(self):
@@ -155,8 +162,9 @@ class Errors(TestCase):
                                      (["--lr", "fast"], ["--lr", "fast"]),
                                      (["--batch-size", "0"], ["--batch-size is 0"]),
                                      (["--config", "/nowhere.cfg"], ["/nowhere.cfg"]),
+                                     (["--amp", "fp16"], ["--amp fp16 needs a GPU", "--amp bf16"]),
                                      (["--resume"], ["--checkpoint-dir"])):
-                if ranks == 2 and arguments[0] not in ("--epoch", "--config"):
+                if ranks == 2 and arguments[0] not in ("--epoch", "--config", "--amp"):
                     continue
                 with self.subTest(ranks=ranks, arguments=arguments):
                     result = resnet(*arguments, ranks=ranks)

@@ -211,6 +211,7 @@ TEST_F(OpsErrorsTest, TensorsThatKolosMemoryCannotHold) {
     return [=] { kolo::empty(sizes, options); };
   };
   expect_error(make({2}, torch::kMeta), {"kolo::empty()", "meta"});
+  if (device().is_cpu()) expect_error(make({2}, torch::kCUDA), {"kolo::empty()", "cuda"});
   expect_error(make({2}, torch::kSparse), {"kolo::empty()", "Sparse"});
   expect_error(make({2, -1}, torch::kFloat), {"kolo::empty()", "negative", "[2, -1]"});
   expect_error(make({1LL << 40, 1LL << 40}, torch::kFloat), {"kolo::empty()", "no memory"});
