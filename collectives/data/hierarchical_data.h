@@ -54,8 +54,8 @@ class HierarchicalDataPlane final : public DataPlane {
 
   /// All-reduce and broadcast. A channel has at most 64 operations in flight.
   ///
-  /// One that is destroyed before it is Done fails on the members of its host that are not Done
-  /// with it by then. Those of other hosts hear of it as the far plane's operations do.
+  /// One that is destroyed before it is Done fails on the members of its host, unless they are Done
+  /// before they hear of it. Those of other hosts hear of it as the far plane's operations do.
   StartedOperation start(const Collective& collective) override;
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
     return near_->allocate(device, bytes);

@@ -36,8 +36,9 @@ class ShmDataPlane final : public DataPlane {
   /// All members must be ranks of this host. Any number of operations may be in flight; it is
   /// enough that their numbers differ.
   ///
-  /// One that is destroyed before it is Done fails on all members that are not Done with it. When
-  /// there is no room to tell a member so, neither waits for the other any more: what would, fails.
+  /// One that is destroyed before it is Done fails on the other members, unless they are Done
+  /// before they hear of it. When there is no room to tell a member so, neither waits for the other
+  /// any more: what would, fails.
   StartedOperation start(const Collective& collective) override;
   /// In the arena, as long as there is room.
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;

@@ -154,8 +154,8 @@ INSTANTIATE_TEST_SUITE_P(Moments, GivingUpTest,
                          ::testing::Combine(::testing::Values(Near::Inproc, Near::Shared),
                                             ::testing::Values(0, 1, 2, 5, 20, 100)));
 
-// Rank 1 takes part for a while, then thinks better of it. All others come to an end, rank 0, which
-// needs it to the last, to an error.
+// Rank 1 takes part for a while, then thinks better of it. All others come to an end: rank 0 to an
+// error when it needs rank 1 to the last, but what it gives may all be on the way already.
 TEST_P(GivingUpTest, NobodyWaitsForIt) {
   const auto [near, turns] = GetParam();
   for (const CollectiveKind kind : {CollectiveKind::Allreduce, CollectiveKind::Broadcast}) {
@@ -163,7 +163,7 @@ TEST_P(GivingUpTest, NobodyWaitsForIt) {
     run_ranks(4, [&, turns = turns](int rank) {
       Doorbell doorbell;
       const auto plane = hosts.hierarchical(rank, hosts.near(rank, doorbell), doorbell);
-      std::vector<float> data(200'000);  // more than it takes part in, and the others run ahead
+      std::vector<float> data(200'000);  // more than rank 1 takes part in
       Collective c;
       c.kind = kind;
       c.ranks = {0, 1, 2, 3};
@@ -178,7 +178,7 @@ TEST_P(GivingUpTest, NobodyWaitsForIt) {
         if (progress.value() == Operation::Progress::Waiting && rank != 1) doorbell.wait();
         progress = operation.value()->progress();
       }
-      if (rank == 0) {
+      if (rank == 0 && kind == CollectiveKind::Allreduce) {
         EXPECT_FALSE(progress.ok());
       }
     });
