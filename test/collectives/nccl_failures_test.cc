@@ -82,6 +82,11 @@ class Sum {
     if (!started_.ok()) started_ = rank_.plane.start(collective_);
     return finish(rank_, started_);
   }
+  /// When it was done.
+  std::shared_ptr<DeviceEvent> run_and_keep() {
+    EXPECT_EQ(run(), "done");
+    return started_.value()->issued();
+  }
 
  private:
   Rank& rank_;
@@ -414,6 +419,20 @@ TEST(NcclFailures, AnOperationIsGivenUp) {
         },
         options);
   }
+}
+
+// What was right stays right.
+TEST(NcclFailures, NothingHappensToWhatIsDone) {
+  gpus::run(1, [](Rank& rank) {
+    Sum done(rank, 0);
+    const std::shared_ptr<DeviceEvent> finished = done.run_and_keep();
+    Sum given_up(rank, 1);
+    given_up.start();
+    given_up.give_up();
+    EXPECT_TRUE(finished->reached().ok());
+    EXPECT_TRUE(finished->synchronize().ok());
+    EXPECT_EQ(Sum(rank, 2).run(), "allreduce was given up");
+  });
 }
 
 /// The GPU may get the memory of what is given up only later: until then nobody may free it.
