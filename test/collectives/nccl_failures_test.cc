@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <barrier>
 #include <chrono>
 #include <functional>
@@ -300,16 +301,15 @@ Attempt attempt(std::string_view function, gpus::Options options) {
 }
 
 class FailingCalls : public ::testing::TestWithParam<const char*> {};
-INSTANTIATE_TEST_SUITE_P(Functions, FailingCalls,
-                         ::testing::Values("cudaDeviceGetStreamPriorityRange",
-                                           "cudaStreamCreateWithPriority", "cudaStreamWaitEvent",
-                                           "launch_table", "ncclCommInitRankConfig",
-                                           "ncclCommRegister", "ncclRedOpCreatePreMulSum",
-                                           "ncclRedOpDestroy", "ncclAllReduce", "ncclAllGather",
-                                           "ncclBroadcast", "ncclGroupStart", "ncclGroupEnd",
-                                           "cudaEventElapsedTime", "cudaEventSynchronize",
-                                           "cudaEventRecord", "cudaEventCreateWithFlags"),
-                         [](const auto& test) { return std::string(test.param); });
+INSTANTIATE_TEST_SUITE_P(
+    Functions, FailingCalls,
+    ::testing::Values("cudaDeviceGetStreamPriorityRange", "cudaStreamCreateWithPriority",
+                      "cudaStreamWaitEvent", "launch_table", "ncclCommInitRankConfig",
+                      "ncclCommRegister", "ncclRedOpCreatePreMulSum", "ncclRedOpDestroy",
+                      "ncclAllReduce", "ncclAllGather", "ncclBroadcast", "ncclGroupStart",
+                      "ncclGroupEnd", "cudaEventElapsedTime", "cudaEventSynchronize",
+                      "cudaEventRecord", "cudaEventCreateWithFlags", "ncclCommGetAsyncError"),
+    [](const auto& test) { return std::string(test.param); });
 
 // Each call in turn, on one rank, which names it. The other one fails as well.
 TEST_P(FailingCalls, FailTheOperation) {
@@ -318,8 +318,9 @@ TEST_P(FailingCalls, FailTheOperation) {
   ASSERT_THAT(whole.outcomes, Each("done"));
   ASSERT_GT(whole.calls, 0);
   const bool by_program = function == "cudaEventRecord" || function == "cudaEventCreateWithFlags";
-  // The program's own come first and last.
-  const std::int64_t end = whole.calls - (by_program ? 1 : 0);
+  // The program's own come first and last; the plane asks often how things are.
+  constexpr std::int64_t kMost = 12;
+  const std::int64_t end = std::min(whole.calls - (by_program ? 1 : 0), kMost);
   for (std::int64_t n = by_program ? 2 : 0; n < end; ++n) {
     gpus::Options options = with_deadlines(1, milliseconds(300), milliseconds(300));
     options.prepare = [&] {
@@ -390,8 +391,9 @@ TEST(NcclFailures, AnOperationIsGivenUp) {
           // Another channel, which goes on.
           EXPECT_EQ(Sum(rank, 0, 4).run(), "done");
           if (rank.rank == 0) {
-            EXPECT_THAT(Sum(rank, 0).run(), AnyOf(HasSubstr("for more than 0.5 s"),
-                                                  HasSubstr("took longer than 0.5 s")));
+            EXPECT_THAT(Sum(rank, 0).run(),
+                        AnyOf(HasSubstr("for more than 0.5 s"), HasSubstr("took longer than 0.5 s"),
+                              HasSubstr("rank 1 gave up")));
           } else {
             Sum given_up(rank, 0);
             StartedOperation operation = rank.plane.start(given_up.collective());
