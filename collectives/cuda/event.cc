@@ -33,8 +33,9 @@ Event::~Event() {
 }
 
 Result<bool> Event::reached() const {
-  if (Status status = fate(); !status.ok()) return status;
   const cudaError_t error = cudaEventQuery(event_);
+  // Asked afterwards: what was aborted is reached as well.
+  if (Status status = fate(); !status.ok()) return status;
   if (error == cudaErrorNotReady) return false;
   if (Status status = check(error, "cudaEventQuery"); !status.ok()) return status;
   return true;

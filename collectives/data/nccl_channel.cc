@@ -28,7 +28,7 @@ NcclChannel::NcclChannel(const Setup& setup, const Collective& first)
 // ---- connecting ----
 
 Result<bool> NcclChannel::open() {
-  if (Status status = fate_->status(); !status.ok()) return status;
+  if (!failure_.ok()) return failure_;
   if (open_) return true;
   Result<bool> opened = advance();
   if (!opened.ok()) return fail(opened.status());
@@ -95,7 +95,7 @@ std::vector<int> NcclChannel::missing() const {
 // ---- connected ----
 
 Result<bool> NcclChannel::settled() {
-  if (Status status = fate_->status(); !status.ok()) return status;
+  if (!failure_.ok()) return failure_;
   Result<bool> settled = communicator_->settled();
   return settled.ok() ? settled : fail(settled.status());
 }
@@ -129,12 +129,15 @@ void NcclChannel::drain() const {
 }
 
 Status NcclChannel::fail(const Status& failure) {
-  fate_->fail(failure.message());
+  if (!failure_.ok()) return failure_;
+  failure_ = failure;
+  // Before the GPU can be through with them.
+  for (const auto& operation : operations_) operation->fail(failure.message());
   if (communicator_) communicator_->abort();
   communicator_.reset();
   known_.clear();
   gathering_.reset();
-  return fate_->status();
+  return failure_;
 }
 
 Status NcclChannel::compare_clocks() {

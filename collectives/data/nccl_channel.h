@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "cuda/communicator.h"
@@ -66,10 +67,10 @@ class NcclChannel {
   bool has_turn(std::uint64_t number) const { return number == turn_; }
   void pass_turn() { ++turn_; }
 
-  /// Started and not over.
-  void add_operation() { ++operations_; }
-  void remove_operation() { --operations_; }
-  bool idle() const { return operations_ == 0; }
+  /// Started and not over: those that a failure is the fate of.
+  void add(std::shared_ptr<cuda::Fate> operation) { operations_.push_back(std::move(operation)); }
+  void remove(const std::shared_ptr<cuda::Fate>& operation) { std::erase(operations_, operation); }
+  bool idle() const { return operations_.empty(); }
 
   /// Has NCCL know the block that the address is in, if it is one of the plane's.
   Status know(const void* address);
@@ -80,7 +81,6 @@ class NcclChannel {
 
   /// The first failure lasts.
   Status fail(const Status& failure);
-  std::shared_ptr<const cuda::Fate> fate() const { return fate_; }
 
   /// Before the first operation whose times are asked for.
   Status compare_clocks();
@@ -99,7 +99,7 @@ class NcclChannel {
   const std::vector<int> ranks_;
   const int member_;
   const Clock::time_point began_ = Clock::now();
-  const std::shared_ptr<cuda::Fate> fate_ = std::make_shared<cuda::Fate>();
+  Status failure_;
 
   /// Meeting.
   Collective meeting_;
@@ -114,7 +114,7 @@ class NcclChannel {
 
   std::uint64_t next_number_ = 0;
   std::uint64_t turn_ = 0;
-  std::int64_t operations_ = 0;
+  std::vector<std::shared_ptr<cuda::Fate>> operations_;
   /// By the begin of the block, what NCCL calls it.
   std::map<std::byte*, void*> known_;
 

@@ -29,7 +29,7 @@ NcclOperation::NcclOperation(std::shared_ptr<NcclChannel> channel, const Collect
       reduction_(collective.kind == CollectiveKind::Allreduce ? nccl_reduction(collective)
                                                               : NcclReduction()),
       input_(collective.input) {
-  channel_->add_operation();
+  channel_->add(fate_);
 }
 
 NcclOperation::~NcclOperation() {
@@ -38,7 +38,7 @@ NcclOperation::~NcclOperation() {
     (void)channel_->fail(
         Status::error(fmt::format("{} was given up", to_string(collective_.kind))));
   }
-  channel_->remove_operation();
+  channel_->remove(fate_);
 }
 
 std::vector<int> NcclOperation::missing() const {
@@ -77,7 +77,10 @@ Result<Operation::Progress> NcclOperation::advance() {
   if (state_ == State::Issued) {
     const Result<bool> over = is_over();
     if (!over.ok()) return over.status();
-    if (over.value()) state_ = State::Done;
+    if (over.value()) {
+      state_ = State::Done;
+      channel_->remove(fate_);
+    }
   }
   if (state_ == State::Done) return Progress::Done;
   return state_ == before ? Progress::Waiting : Progress::Moved;
@@ -199,8 +202,8 @@ Status NcclOperation::end() {
   }
   if (Status status = mark(reduced_); !status.ok()) return status;
   if (Status status = unpack(); !status.ok()) return status;
-  Result<std::shared_ptr<cuda::Event>> finished = cuda::Event::record(
-      channel_->stream(), {.timed = collective_.timed, .fate = channel_->fate()});
+  Result<std::shared_ptr<cuda::Event>> finished =
+      cuda::Event::record(channel_->stream(), {.timed = collective_.timed, .fate = fate_});
   if (!finished.ok()) return finished.status();
   finished_ = std::move(finished).value();
   return {};

@@ -63,6 +63,8 @@ class NcclOperation final : public Operation {
   const int device_;
   const std::chrono::duration<double> done_within_;
   const std::uint64_t number_;
+  /// Of what uses its result.
+  const std::shared_ptr<cuda::Fate> fate_ = std::make_shared<cuda::Fate>();
   NcclReduction reduction_;
   /// What NCCL reads.
   const void* input_ = nullptr;
