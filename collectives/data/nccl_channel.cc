@@ -40,6 +40,12 @@ Result<bool> NcclChannel::open() {
 }
 
 Result<bool> NcclChannel::advance() {
+  if (!stream_) {
+    Result<cuda::Stream> stream = cuda::Stream::create_urgent();
+    if (!stream.ok()) return stream.status();
+    stream_ = std::move(stream).value();
+  }
+  if (alone()) return true;
   if (!communicator_) {
     if (gathering_ == nullptr) {
       if (Status status = meet(); !status.ok()) return status;
@@ -69,9 +75,6 @@ Status NcclChannel::connect() {
   if (Status status = can_connect(members_, ranks_, setup_.gpus_are_shared); !status.ok()) {
     return status;
   }
-  Result<cuda::Stream> stream = cuda::Stream::create_urgent();
-  if (!stream.ok()) return stream.status();
-  stream_ = std::move(stream).value();
   Result<cuda::Communicator> communicator =
       cuda::Communicator::connect(members_.front().id, static_cast<int>(members_.size()), member_);
   if (!communicator.ok()) return communicator.status();
@@ -96,6 +99,7 @@ std::vector<int> NcclChannel::missing() const {
 
 Result<bool> NcclChannel::settled() {
   if (!failure_.ok()) return failure_;
+  if (alone()) return true;
   Result<bool> settled = communicator_->settled();
   return settled.ok() ? settled : fail(settled.status());
 }

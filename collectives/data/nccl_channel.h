@@ -28,6 +28,8 @@ namespace kolo::core {
 ///               all-gather over the host's plane
 ///   Connecting  NCCL connects them, in threads of its own   it has -> Open
 ///   Open        operations are issued, one after the other
+///               (a member that is alone is Open at once, and has no communicator: NCCL 2.28's reductions
+///               of one rank leave out the last elements of some counts)
 ///   Failed      the communicator is aborted, so that no     (never)
 ///               GPU waits for ever; all operations fail
 ///
@@ -90,6 +92,7 @@ class NcclChannel {
  private:
   using Clock = std::chrono::steady_clock;
 
+  bool alone() const { return ranks_.size() == 1; }
   Status meet();
   Status connect();
   Result<bool> advance();

@@ -100,6 +100,7 @@ Status NcclOperation::begin() {
   if (Status status = pack(); !status.ok()) return status;
   if (Status status = mark(packed_); !status.ok()) return status;
   if (collective_.count == 0) return {};
+  if (collective_.ranks.size() == 1) return copy_alone();
   for (const void* address : {collective_.input, static_cast<const void*>(collective_.output)}) {
     if (Status status = channel_->know(address); !status.ok()) return status;
   }
@@ -127,6 +128,15 @@ Status NcclOperation::copy(std::span<const DeviceCopy> copies, double scale) con
   if (copies.empty()) return {};
   return cuda::launch_copies(copies, {collective_.dtype, collective_.dtype, scale},
                              channel_->stream());
+}
+
+/// A member that is alone asks nobody.
+Status NcclOperation::copy_alone() {
+  const double factor = reduction_.factor.value_or(1.0);
+  reduction_.factor.reset();
+  if (input_ == collective_.output && factor == 1.0) return {};
+  const DeviceCopy own{input_, collective_.output, collective_.count};
+  return copy({&own, 1}, factor);
 }
 
 Status NcclOperation::call_nccl() {

@@ -48,6 +48,7 @@ class NcclOperation final : public Operation {
   Status pack();
   Status unpack();
   Status copy(std::span<const DeviceCopy> copies, double scale = 1.0) const;
+  Status copy_alone();
   Status call_nccl();
   Status all_reduce(ncclComm_t comm);
   Status broadcast(ncclComm_t comm) const;

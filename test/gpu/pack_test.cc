@@ -29,6 +29,8 @@ DeviceMemory copy_to_device(const Bytes& bytes) {
   void* memory = nullptr;
   EXPECT_EQ(cudaMalloc(&memory, bytes.size() + 1), cudaSuccess);
   EXPECT_EQ(cudaMemcpy(memory, bytes.data(), bytes.size(), cudaMemcpyHostToDevice), cudaSuccess);
+  // The copy may still be on its way, and the streams here do not wait for it.
+  EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   return DeviceMemory(static_cast<std::byte*>(memory));
 }
 
