@@ -22,16 +22,16 @@ namespace kolo::core {
 /// Used by one thread at a time, with its GPU current.
 ///
 ///   state       meaning                                     leaves it
-///   ----------  ------------------------------------------
-///   ------------------------------------------- Meeting     members introduce themselves, by an
-///   all have, and can connect -> Connecting
-///               all-gather over the host's plane
+///   ----------  ------------------------------------------  ---------------------------
+///   Meeting     members introduce themselves, by an         all have, and can connect
+///               all-gather over the host's plane            -> Connecting
 ///   Connecting  NCCL connects them, in threads of its own   it has -> Open
 ///   Open        operations are issued, one after the other
-///               (a member that is alone is Open at once, and has no communicator: NCCL 2.28's reductions
-///               of one rank leave out the last elements of some counts)
 ///   Failed      the communicator is aborted, so that no     (never)
 ///               GPU waits for ever; all operations fail
+///
+/// A member that is alone is Open at once, and needs no communicator: NCCL 2.28's reductions of one
+/// rank leave out the last elements of some counts.
 ///
 /// The first failure, whatever the state, leads to Failed: what NCCL reports of this or another
 /// member, a member that takes too long, an operation that is given up. Members that have not

@@ -45,7 +45,8 @@ Precision precision_of(DataType dtype) {
   return {std::ldexp(1.0L, -52), std::ldexp(1.0L, -1074)};
 }
 
-/// How far an element may be off: each member's number, factor and partial result is rounded once.
+/// How far an element may be off: each member's number and partial sum, the factor and the result
+/// are rounded by half of the last place.
 long double tolerance(const Collective& c, const std::vector<Bytes>& inputs, std::size_t index) {
   const auto members = static_cast<long double>(inputs.size());
   const Precision precision = precision_of(c.dtype);
@@ -58,12 +59,13 @@ long double tolerance(const Collective& c, const std::vector<Bytes>& inputs, std
     product *= value;
     least = std::min(least, value);
   }
-  const long double scale = std::max(1.0, std::abs(c.postscale));
+  const long double scale = std::abs(c.postscale) / (c.op == ReduceOp::Average ? members : 1);
   const bool multiplies = c.op == ReduceOp::Product;
-  const long double size = multiplies ? product : sum;
+  const long double size = scale * (multiplies ? product : sum);
   // A number that is rounded to the smallest ones is off by more than a fraction of itself.
   const long double others = multiplies && least > 0 ? std::max(1.0L, product / least) : 1;
-  return scale * (2 * members + 4) * (precision.epsilon * size + precision.quantum * others);
+  const long double quanta = std::max(1.0L, scale) * others;
+  return (members + 3) / 2 * (precision.epsilon * size + precision.quantum * quanta);
 }
 
 Bytes expected_of(const Collective& c, const std::vector<Bytes>& inputs) {

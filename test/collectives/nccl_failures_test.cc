@@ -231,9 +231,10 @@ TEST(NcclFailures, ARankNeverConnects) {
       3,
       [&](Rank& rank) {
         Sum lonely(rank, 0);
-        if (rank.rank == 1) {
-          lonely.start();
-        } else {
+        // First, so that it cannot go on to connect at once.
+        if (rank.rank == 1) lonely.start();
+        meeting.arrive_and_wait();
+        if (rank.rank != 1) {
           EXPECT_THAT(lonely.run(), AllOf(HasSubstr("connecting ranks 0, 1, 2"),
                                           HasSubstr("took longer than 0.3 s")));
         }

@@ -218,7 +218,7 @@ ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t* op, void* scalar, ncclDataTyp
 ncclResult_t ncclRedOpDestroy(ncclRedOp_t op, ncclComm_t communicator) {
   if (const ncclResult_t error = entered_nccl("ncclRedOpDestroy")) return error;
   const UseOfCommunicator use(communicator, "ncclRedOpDestroy");
-  if (const ncclResult_t error = use.is_ready()) return error;
+  if (const ncclResult_t error = use.is_alive()) return error;
   const auto index = static_cast<std::size_t>(op) - ncclNumOps;
   if (op < ncclNumOps || index >= communicator->reductions.size() ||
       !communicator->reductions[index].has_value()) {

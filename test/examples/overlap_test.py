@@ -13,8 +13,12 @@ import subprocess
 import sys
 import tempfile
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent))
+from example_programs import write_fashion_mnist  # noqa: E402
+
 RANKS = 2
 STEPS = 3
+BATCH = 8
 
 
 def read_events(path):
@@ -23,7 +27,8 @@ def read_events(path):
     return [json.loads(line.strip().rstrip(",")) for line in lines[1:]]
 
 
-def train(arguments, timeline):
+def train(arguments, folder, timeline):
+    write_fashion_mnist(folder / "data")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_")}
     if arguments.gpu:
         environment["KOLO_SHARED_GPU"] = "on"
@@ -31,8 +36,8 @@ def train(arguments, timeline):
         environment["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run(
         [arguments.kolorun, "-np", str(RANKS), "--timeline-filename", timeline, arguments.program,
-         "--epochs", "1", "--batch-size", "8", "--limit-train", str(8 * RANKS * STEPS),
-         "--limit-test", "8"],
+         "--data-dir", folder / "data", "--epochs", "1", "--batch-size", str(BATCH),
+         "--limit-train", str(BATCH * RANKS * STEPS), "--limit-test", "8"],
         env=environment, check=True, stdin=subprocess.DEVNULL, timeout=200, text=True,
         stdout=subprocess.PIPE)
     if arguments.gpu and " on cuda " not in done.stdout:
@@ -75,7 +80,7 @@ def main():
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         timeline = pathlib.Path(folder) / "timeline.json"
-        train(arguments, timeline)
+        train(arguments, pathlib.Path(folder), timeline)
         events = read_events(timeline)
     for rank in range(RANKS):
         check_rank(events, rank)
