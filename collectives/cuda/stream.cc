@@ -1,10 +1,35 @@
 #include "cuda/stream.h"
 
+#include <cuda.h>
+
 #include <utility>
 
 #include "cuda/check.h"
 
 namespace kolo::core::cuda {
+namespace {
+
+using GetContextState = CUresult (*)(CUdevice, unsigned int*, int*);
+
+GetContextState find_get_context_state() {
+  void* function = nullptr;
+  cudaDriverEntryPointQueryResult result{};
+  constexpr unsigned int kSince = 7000;
+  const cudaError_t error = cudaGetDriverEntryPointByVersion(
+      "cuDevicePrimaryCtxGetState", &function, kSince, cudaEnableDefault, &result);
+  const bool found = error == cudaSuccess && result == cudaDriverEntryPointSuccess;
+  return found ? reinterpret_cast<GetContextState>(function) : nullptr;
+}
+
+bool has_context(int device) {
+  static const GetContextState get_state = find_get_context_state();
+  unsigned int flags = 0;
+  int active = 0;
+  return get_state == nullptr ||
+         (get_state(device, &flags, &active) == CUDA_SUCCESS && active != 0);
+}
+
+}  // namespace
 
 DeviceGuard::DeviceGuard(int device) : device_(device), before_(device) {
   status_ = check(cudaGetDevice(&before_), "cudaGetDevice");
@@ -13,7 +38,7 @@ DeviceGuard::DeviceGuard(int device) : device_(device), before_(device) {
 
 DeviceGuard::~DeviceGuard() {
   // What was current can be so again.
-  if (before_ != device_) (void)cudaSetDevice(before_);
+  if (before_ != device_ && has_context(before_)) (void)cudaSetDevice(before_);
 }
 
 Result<Stream> Stream::create_urgent() {

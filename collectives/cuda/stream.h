@@ -8,7 +8,9 @@
 
 namespace kolo::core::cuda {
 
-/// Makes a GPU the current one of this thread, until its end.
+/// Makes a GPU the current one of this thread, until its end. A GPU that was current before, but on which
+/// this process has nothing, is left alone: to make it current again would take memory there, which all
+/// ranks of a host would take on its first GPU.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device);

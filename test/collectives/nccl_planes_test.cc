@@ -417,5 +417,21 @@ TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
   });
 }
 
+TEST(DeviceGuard, TakesNothingFromGpusThatThisProcessDoesNotUse) {
+  doubles::reset();
+  const auto current_after_guard = [] {
+    { const cuda::DeviceGuard guard(2); }
+    int device = 0;
+    EXPECT_EQ(cudaGetDevice(&device), cudaSuccess);
+    return device;
+  };
+  std::thread([&] {
+    EXPECT_EQ(current_after_guard(), 2);
+    EXPECT_EQ(doubles::calls("cudaSetDevice"), 1);
+    EXPECT_EQ(cudaSetDevice(1), cudaSuccess);
+    EXPECT_EQ(current_after_guard(), 1);
+  }).join();
+}
+
 }  // namespace
 }  // namespace kolo::core

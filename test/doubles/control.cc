@@ -63,6 +63,7 @@ struct Failure {
 struct Control {
   std::array<Count, kFunctions.size()> calls;
   Count waits;
+  std::array<std::atomic<bool>, kMostDevices> contexts = {};
   std::shared_mutex plans_mutex;
   Settings settings;
   std::vector<Failure> failures;
@@ -124,12 +125,17 @@ void report_misuse(std::string message) {
 const Settings& settings() { return control().settings; }
 
 int current_device() { return device_of_thread; }
-void set_current_device(int device) { device_of_thread = device; }
+void set_current_device(int device) {
+  device_of_thread = device;
+  control().contexts.at(static_cast<std::size_t>(device)) = true;
+}
+bool has_context(int device) { return control().contexts.at(static_cast<std::size_t>(device)); }
 void mark_as_stream_thread() { is_stream_thread = true; }
 
 void reset_control(const Settings& settings) {
   for (Count& count : control().calls) count.clear();
   control().waits.clear();
+  for (auto& context : control().contexts) context = false;
   device_of_thread = 0;
   const std::unique_lock plans(control().plans_mutex);
   control().settings = settings;

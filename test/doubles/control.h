@@ -13,7 +13,7 @@
 
 namespace kolo::doubles {
 
-constexpr std::array<std::string_view, 46> kFunctions = {
+constexpr std::array<std::string_view, 47> kFunctions = {
     "cudaDeviceGetPCIBusId",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDriverGetVersion",
@@ -27,6 +27,7 @@ constexpr std::array<std::string_view, 46> kFunctions = {
     "cudaGetDevice",
     "cudaGetDeviceCount",
     "cudaGetDeviceProperties",
+    "cudaGetDriverEntryPointByVersion",
     "cudaLaunchHostFunc",
     "cudaMalloc",
     "cudaMemcpyAsync",
@@ -96,6 +97,8 @@ const Settings& settings();
 constexpr int kMostDevices = 64;
 int current_device();
 void set_current_device(int device);
+/// Whether it was made current by cudaSetDevice, which makes a context on it.
+bool has_context(int device);
 
 /// In a thread that does a stream's work, where host functions run, which may call nothing.
 void mark_as_stream_thread();

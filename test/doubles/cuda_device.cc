@@ -1,6 +1,9 @@
 // CUDA's calls about devices, errors and memory.
 
+#include <cuda.h>
+
 #include <cstdio>
+#include <string_view>
 #include <utility>
 
 #include "doubles/bytes.h"
@@ -37,6 +40,12 @@ constexpr Name kNames[] = {
      "an illegal memory access was encountered"},
     {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
 };
+
+CUresult tell_context(CUdevice device, unsigned int* flags, int* active) {
+  *flags = 0;
+  *active = has_context(device) ? 1 : 0;
+  return CUDA_SUCCESS;
+}
 
 const Name* find(cudaError_t error) {
   for (const Name& name : kNames) {
@@ -100,6 +109,16 @@ cudaError_t cudaSetDevice(int device) {
 cudaError_t cudaGetDevice(int* device) {
   if (const cudaError_t error = entered("cudaGetDevice")) return error;
   *device = current_device();
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function,
+                                             unsigned int /*version*/, unsigned long long /*flags*/,
+                                             cudaDriverEntryPointQueryResult* result) {
+  if (const cudaError_t error = entered("cudaGetDriverEntryPointByVersion")) return error;
+  const bool known = std::string_view(name) == "cuDevicePrimaryCtxGetState";
+  *function = known ? reinterpret_cast<void*>(&tell_context) : nullptr;
+  *result = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }
 

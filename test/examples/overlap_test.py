@@ -1,24 +1,22 @@
 #!/usr/bin/env python3
 """Trains ResNet-18 on two ranks and reads the timeline: all-reduce overlaps backward.
 
-Usage: overlap_test.py --kolorun KOLORUN --program RESNET18_CIFAR10 [--gpu]
+Usage: overlap_test.py --programs FOLDER --launcher KOLORUN [--gpu]; --gpu: two ranks on one GPU
 """
 
-import argparse
 import collections
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parent))
-from example_programs import write_fashion_mnist  # noqa: E402
+from example_programs import UNITTEST_ARGUMENTS, resnet, write_fashion_mnist
 
 RANKS = 2
 STEPS = 3
 BATCH = 8
+ON_GPU = "--gpu" in UNITTEST_ARGUMENTS
 
 
 def read_events(path):
@@ -27,20 +25,18 @@ def read_events(path):
     return [json.loads(line.strip().rstrip(",")) for line in lines[1:]]
 
 
-def train(arguments, folder, timeline):
+def train(folder, timeline):
     write_fashion_mnist(folder / "data")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_")}
-    if arguments.gpu:
-        environment["KOLO_SHARED_GPU"] = "on"
-    else:
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-    done = subprocess.run(
-        [arguments.kolorun, "-np", str(RANKS), "--timeline-filename", timeline, arguments.program,
-         "--data-dir", folder / "data", "--epochs", "1", "--batch-size", str(BATCH),
-         "--limit-train", str(BATCH * RANKS * STEPS), "--limit-test", "8"],
-        env=environment, check=True, stdin=subprocess.DEVNULL, timeout=200, text=True,
-        stdout=subprocess.PIPE)
-    if arguments.gpu and " on cuda " not in done.stdout:
+    settings = {"KOLO_TIMELINE": str(timeline)}
+    if ON_GPU:
+        settings.update(KOLO_SHARED_GPU="on",
+                        CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
+    done = resnet("--data-dir", folder / "data", "--epochs", 1, "--batch-size", BATCH,
+                  "--limit-train", BATCH * RANKS * STEPS, "--limit-test", BATCH, ranks=RANKS,
+                  env=settings)
+    if done.returncode != 0:
+        sys.exit(done.stdout + done.stderr)
+    if ON_GPU and " on cuda " not in done.stdout:
         print("skipped: this host, or this build, has no GPU")
         sys.exit(77)
 
@@ -73,14 +69,9 @@ def check_rank(events, rank):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kolorun", required=True)
-    parser.add_argument("--program", required=True)
-    parser.add_argument("--gpu", action="store_true", help="two ranks on one GPU")
-    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         timeline = pathlib.Path(folder) / "timeline.json"
-        train(arguments, pathlib.Path(folder), timeline)
+        train(pathlib.Path(folder), timeline)
         events = read_events(timeline)
     for rank in range(RANKS):
         check_rank(events, rank)
