@@ -187,7 +187,7 @@ TEST(FusionPlanner, NothingMakesNothing) { EXPECT_TRUE(plan({}, 4096).empty()); 
 TEST(FusionBufferPool, ReusesTheSmallestThatIsLargeEnough) {
   Doorbell doorbell;
   const auto plane = InprocDataHub::create(1)->connect(0, doorbell);
-  FusionBufferPool pool(*plane);
+  FusionBufferPool pool(*plane, DeviceType::Cpu);
   FusionBuffer small = pool.take(5000);
   FusionBuffer large = pool.take(100'000);
   EXPECT_GE(small.capacity, 5000U);
@@ -205,7 +205,7 @@ TEST(FusionBufferPool, ReusesTheSmallestThatIsLargeEnough) {
 TEST(FusionBufferPool, NoBytesAreMemoryToo) {
   Doorbell doorbell;
   const auto plane = InprocDataHub::create(1)->connect(0, doorbell);
-  FusionBufferPool pool(*plane);
+  FusionBufferPool pool(*plane, DeviceType::Cpu);
   EXPECT_NE(pool.take(0).memory, nullptr);
 }
 
