@@ -99,7 +99,7 @@ TEST(MpiShm, IsUsedUnlessTurnedOff) {
   Doorbell doorbell;
   const Planes shared = connect({}, doorbell).value();
   EXPECT_TRUE(shared.control->rings() && shared.data->rings());
-  EXPECT_NE(shared.description.find("allreduce within a host from 0 bytes: shared memory"),
+  EXPECT_NE(shared.description.find("allreduce on cpu within a host from 0 bytes: shared memory"),
             std::string::npos)
       << shared.description;
   Doorbell other;
