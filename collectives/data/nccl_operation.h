@@ -21,8 +21,7 @@ namespace kolo::core {
 ///
 ///   Queued   the channel is not Open, or earlier operations are still to be issued
 ///   Issuing  the stream waits for the memory to be ready, and packs; NCCL has the operation, and
-///   puts it into
-///            the stream in its own time
+///            puts it into the stream in its own time
 ///   Issued   the rest is in the stream, too: what uses the result can be made to wait for it
 ///   Done     the GPU has run it all
 class NcclOperation final : public Operation {
