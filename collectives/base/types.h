@@ -71,6 +71,8 @@ constexpr ChannelId kMostProcessSets = 1024;
 /// Numbered from 1.
 using PlanId = std::uint32_t;
 constexpr PlanId kMostPlans = 4095;
+/// Plans above those belong to names that recur (engine/recurrence.h).
+constexpr PlanId kMostRecurringNames = 1024;
 constexpr ChannelId plan_channel(ChannelId process_set, PlanId plan) {
   return plan * kMostProcessSets + process_set;
 }

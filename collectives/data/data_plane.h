@@ -29,6 +29,10 @@ struct Collective {
   ChannelId channel = kWorldChannel;
   std::uint64_t sequence = 0;
 
+  /// Allreduce: this member comes without a contribution, and without memory, to tell the others
+  /// so (see DataPlane::carries_declines()).
+  bool declined = false;
+
   /// Where its memory is: of a Cuda operation, on the GPU that this rank uses.
   DeviceType device = DeviceType::Cpu;
   /// Cuda: what must have happened before the GPU may touch its memory.
@@ -69,6 +73,9 @@ class Operation {
   /// Members, by index, from which nothing has come yet.
   virtual std::vector<int> missing() const = 0;
 
+  /// Once Done: a member has declined, so all have come, and nothing was reduced.
+  virtual bool declined() const { return false; }
+
   /// Cuda: everything is in the GPU's queue, and this is when it will have run. Null before, and of
   /// operations of the host.
   virtual std::shared_ptr<DeviceEvent> issued() const { return nullptr; }
@@ -95,6 +102,9 @@ class DataPlane {
   virtual std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) {
     return device == DeviceType::Cpu ? allocate_memory(bytes) : nullptr;
   }
+
+  /// Whether members of an all-reduce on the CPU among these ranks can decline it.
+  virtual bool carries_declines(const std::vector<int>& /*ranks*/) const { return false; }
 
   /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,
   /// progress() must be called.

@@ -127,6 +127,11 @@ class InprocOperation final : public Operation {
     return Progress::Waiting;
   }
 
+  bool declined() const override {
+    const std::lock_guard lock(hub_->mutex_);
+    return meeting_->declined;
+  }
+
   std::vector<int> missing() const override {
     const std::lock_guard lock(hub_->mutex_);
     std::vector<int> missing;
@@ -163,6 +168,7 @@ class InprocDataPlane final : public DataPlane {
     return std::unique_ptr<Operation>(std::make_unique<InprocOperation>(hub_, collective));
   }
 
+  bool carries_declines(const std::vector<int>& /*ranks*/) const override { return true; }
   bool rings() const override { return true; }
 
  private:
@@ -201,7 +207,8 @@ std::shared_ptr<InprocDataHub::Meeting> InprocDataHub::join(const Collective& co
   const bool complete = meeting->arrived.size() == meeting->arrived.front().ranks.size();
   if (meeting->failure.ok() && complete) {
     std::ranges::sort(meeting->arrived, {}, &Collective::member);
-    carry_out(meeting->arrived);
+    meeting->declined = std::ranges::any_of(meeting->arrived, &Collective::declined);
+    if (!meeting->declined) carry_out(meeting->arrived);
     meeting->done = true;
   }
   if (complete) meetings_.erase({collective.channel, collective.sequence});

@@ -35,6 +35,7 @@ class InprocDataHub : public std::enable_shared_from_this<InprocDataHub> {
   /// Members of one collective find each other here.
   struct Meeting {
     std::vector<Collective> arrived;
+    bool declined = false;
     bool done = false;
     Status failure;
   };

@@ -29,15 +29,15 @@ SelectingDataPlane::SelectingDataPlane(std::vector<Choice> planes, std::vector<R
       host_ranks_(std::move(host_ranks)),
       rings_(rings) {}
 
-Reach SelectingDataPlane::reach_of(const Collective& collective) const {
-  const bool near = std::ranges::all_of(collective.ranks, [this](int rank) {
+Reach SelectingDataPlane::reach_of(const std::vector<int>& ranks) const {
+  const bool near = std::ranges::all_of(ranks, [this](int rank) {
     return std::ranges::find(host_ranks_, rank) != host_ranks_.end();
   });
   return near ? Reach::Host : Reach::Cluster;
 }
 
 StartedOperation SelectingDataPlane::start(const Collective& collective) {
-  const Reach reach = reach_of(collective);
+  const Reach reach = reach_of(collective.ranks);
   const auto bytes = collective.count * static_cast<std::int64_t>(size_of(collective.dtype));
   const Route* best = nullptr;
   for (const Route& route : routes_) {
@@ -58,6 +58,14 @@ StartedOperation SelectingDataPlane::start(const Collective& collective) {
 std::shared_ptr<std::byte> SelectingDataPlane::allocate(DeviceType device, std::size_t bytes) {
   const auto route = std::ranges::find(routes_, device, &Route::device);
   return route == routes_.end() ? nullptr : planes_[route->plane].plane->allocate(device, bytes);
+}
+
+bool SelectingDataPlane::carries_declines(const std::vector<int>& ranks) const {
+  const Reach reach = reach_of(ranks);
+  return std::ranges::all_of(routes_, [&](const Route& route) {
+    return route.kind != CollectiveKind::Allreduce || route.device != DeviceType::Cpu ||
+           route.reach != reach || planes_[route.plane].plane->carries_declines(ranks);
+  });
 }
 
 bool SelectingDataPlane::rings() const {

@@ -41,6 +41,7 @@ class SelectingDataPlane final : public DataPlane {
 
   StartedOperation start(const Collective& collective) override;
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  bool carries_declines(const std::vector<int>& ranks) const override;
   bool rings() const override;
   void drain() override;
 
@@ -48,7 +49,7 @@ class SelectingDataPlane final : public DataPlane {
   std::string describe() const;
 
  private:
-  Reach reach_of(const Collective& collective) const;
+  Reach reach_of(const std::vector<int>& ranks) const;
 
   const std::vector<Choice> planes_;
   const std::vector<Route> routes_;

@@ -14,7 +14,8 @@ namespace {
 ///
 ///   state      leaves it
 ///   ---------  ----------------------------------------------------------------
-///   Announced  all others have arrived: reduces into the own output -> Done
+///   Announced  all others have arrived: if any declines, leaves its output as it is, or else
+///              reduces into it -> Done
 class FlatAllreduce final : public ShmOperation {
  public:
   FlatAllreduce(const ShmSetup& setup, const Collective& collective)
@@ -24,8 +25,8 @@ class FlatAllreduce final : public ShmOperation {
 
  private:
   Result<Progress> advance() override {
-    const auto arrived = [this](int member) { return told_by(member).arrived; };
-    if (!std::ranges::all_of(peers(), arrived)) return Progress::Waiting;
+    if (!all_have_arrived()) return Progress::Waiting;
+    if (any_declines()) return Progress::Done;
     std::vector<const void*> inputs(collective().ranks.size(), collective().output);
     for (const int member : peers()) {
       const ShmMember& other = told_by(member);
@@ -50,7 +51,8 @@ constexpr std::int64_t kSlots = 2;
 ///
 ///   state      meaning                              leaves it
 ///   ---------  -----------------------------------  ---------------------------------------------
-///   Announced  others may not use the memory yet    all others have arrived -> Stepping
+///   Announced  others may not use the memory yet    all others have arrived -> Stepping; or Done, if
+///                                                   any declines
 ///   Stepping   in each step s, as far as it can:
 ///              fills s (private members only)       at most kSlots ahead of what it has drained:
 ///                                                   then all have finished s - kSlots, and need
@@ -86,8 +88,8 @@ class SlicedAllreduce final : public ShmOperation {
 
   Result<Progress> advance() override {
     if (!stepping_) {
-      const auto arrived = [this](int member) { return told_by(member).arrived; };
-      if (!std::ranges::all_of(peers(), arrived)) return Progress::Waiting;
+      if (!all_have_arrived()) return Progress::Waiting;
+      if (any_declines()) return Progress::Done;
       if (Status status = begin_stepping(); !status.ok()) return status;
     }
     bool moved = drain();

@@ -42,6 +42,7 @@ class ShmDataPlane final : public DataPlane {
   StartedOperation start(const Collective& collective) override;
   /// In the arena, as long as there is room.
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  bool carries_declines(const std::vector<int>& /*ranks*/) const override { return true; }
   bool rings() const override { return true; }
 
  private:

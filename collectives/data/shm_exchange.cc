@@ -16,7 +16,9 @@ void note(ShmMember& member, const ShmSignal& signal, std::span<const std::byte>
       [[fallthrough]];
     case ShmSignal::Kind::ArrivedStaged:
     case ShmSignal::Kind::ArrivedDirect:
+    case ShmSignal::Kind::ArrivedDeclining:
       member.arrived = true;
+      member.declined = signal.kind == ShmSignal::Kind::ArrivedDeclining;
       member.direct = signal.kind == ShmSignal::Kind::ArrivedDirect;
       member.bytes = signal.bytes;
       member.place = signal.place;

@@ -21,6 +21,7 @@ namespace kolo::core {
 struct ShmMember {
   /// It has begun, and this is what it brings.
   bool arrived = false;
+  bool declined = false;
   std::uint64_t bytes = 0;
   /// The bytes themselves, when they are few; else, if they are in its arena, their place there.
   std::vector<std::byte> payload;
@@ -43,6 +44,7 @@ struct ShmSignal {
     ArrivedWithPayload,
     ArrivedDirect,
     ArrivedStaged,
+    ArrivedDeclining,
     Filled,
     Finished,
     GaveUp

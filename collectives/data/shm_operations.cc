@@ -115,9 +115,24 @@ void ShmOperation::announce(std::span<const int> to, const void* memory, std::in
     arrival.kind = ShmSignal::Kind::ArrivedWithPayload;
     payload = {static_cast<const std::byte*>(memory), size};
   }
+  if (collective_.declined) {
+    arrival.kind = ShmSignal::Kind::ArrivedDeclining;
+    payload = {};
+  }
   for (const int member : to) {
     setup_.exchange.tell(local_of(member), arrival, payload);
   }
+}
+
+bool ShmOperation::all_have_arrived() const {
+  return std::ranges::all_of(peers_, [this](int member) { return told_by(member).arrived; });
+}
+
+bool ShmOperation::any_declines() {
+  declined_ = collective_.declined || std::ranges::any_of(peers_, [this](int member) {
+                return told_by(member).declined;
+              });
+  return declined_;
 }
 
 Status ShmOperation::check_arrival(int member, std::int64_t bytes) const {

@@ -41,6 +41,7 @@ class ShmOperation : public Operation {
 
   Result<Progress> progress() final;
   std::vector<int> missing() const final;
+  bool declined() const final { return declined_; }
 
  protected:
   ShmOperation(const ShmSetup& setup, const Collective& collective);
@@ -65,8 +66,11 @@ class ShmOperation : public Operation {
 
   void tell(int member, ShmSignal::Kind kind, std::uint64_t place = 0) const;
   /// Tells that this member is there, and what it brings: with the bytes themselves when they are
-  /// few.
+  /// few, or nothing if it declines.
   void announce(std::span<const int> to, const void* memory, std::int64_t bytes) const;
+  /// Whether all have come, and whether any of them declines, which ends the operation then.
+  bool all_have_arrived() const;
+  bool any_declines();
   /// Whether the member means the same operation.
   Status check_arrival(int member, std::int64_t bytes) const;
 
@@ -89,6 +93,7 @@ class ShmOperation : public Operation {
   std::vector<int> peers_;
   ShmExchange::Members& told_;
   std::shared_ptr<std::byte> stage_;
+  bool declined_ = false;
   bool finished_ = false;
   bool done_ = false;
 };

@@ -30,7 +30,9 @@ Status well_formed(const Collective& c, int rank, int size) {
       c.ranks.back() >= size) {
     return invalid(c, "has ranks that are out of order or do not exist");
   }
-  if (c.count < 0 || (c.count > 0 && c.output == nullptr)) return invalid(c, "has no output");
+  if (c.count < 0 || (c.count > 0 && c.output == nullptr && !c.declined)) {
+    return invalid(c, "has no output");
+  }
   switch (c.kind) {
     case CollectiveKind::Allreduce:
       return {};

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/negotiator.h"
+#include "engine/recurrence.h"
 #include "engine/work.h"
 
 namespace kolo::core {
@@ -18,6 +19,7 @@ struct Channel {
   std::vector<int> ranks;
   /// Submitted here and not yet answered, by name.
   std::unordered_map<std::string, Submission> pending;
+  RecurringNames recurring;
   /// On the leader only.
   std::unique_ptr<Negotiator> negotiator;
   /// Since when pending has not been empty, or a stall has last been reported.

@@ -154,6 +154,7 @@ Result<bool> Coordinator::advance() {
     if (!told.ok() || !executor_.failure_is_moot()) return progressed;
     return true;
   }
+  if (Status status = hand_in_again(executor_.take_declined()); !status.ok()) return status;
   if (Status status = report_stalls(); !status.ok()) return status;
   return taken.value() || received.value() || answered.value() || progressed.value();
 }
@@ -189,6 +190,16 @@ Result<bool> Coordinator::take_submissions() {
     // Nothing is submitted after the call.
     leave = leave_called_ && !leaving_;
   }
+  const bool any = !submissions.empty();
+  if (Status status = hand_in(std::move(submissions)); !status.ok()) return status;
+  if (Status status = relay_trace(); !status.ok()) return status;
+  if (leave) {
+    if (Status status = begin_leaving(); !status.ok()) return status;
+  }
+  return leave || any;
+}
+
+Status Coordinator::hand_in(std::vector<Submission> submissions) {
   std::map<ChannelId, RequestList> outbox;
   for (Submission& submission : submissions) take(std::move(submission), outbox);
   for (auto& [id, list] : outbox) {
@@ -199,11 +210,23 @@ Result<bool> Coordinator::take_submissions() {
     }
     for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now_);
   }
-  if (Status status = relay_trace(); !status.ok()) return status;
-  if (leave) {
-    if (Status status = begin_leaving(); !status.ok()) return status;
+  return {};
+}
+
+/// Their names do not recur any more.
+Status Coordinator::hand_in_again(std::vector<Submission> declined) {
+  // This rank's own part has been handed in already, in another form.
+  std::erase_if(declined, [](const Submission& submission) { return submission.declines; });
+  for (Submission& submission : declined) {
+    channels_.at(submission.channel).recurring.remove(submission.request.name);
+    submission.plan = 0;
   }
-  return leave || !submissions.empty();
+  if (!leaving_) return hand_in(std::move(declined));
+  for (const Submission& submission : declined) {
+    submission.work->complete(Status::error(fmt::format(
+        "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));
+  }
+  return {};
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
@@ -221,9 +244,23 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   Channel& channel = found->second;
   if (submission.plan != 0) return plans_.start(std::move(submission), channel, rank_);
   Request& request = submission.request;
-  if (channel.pending.contains(request.name)) {
+  RecurringNames::Name* const recurring = channel.recurring.find(request.name);
+  if (channel.pending.contains(request.name) || (recurring != nullptr && recurring->in_use())) {
     return refuse(fmt::format(
         "submitted twice on rank {}: the name is in use until the first operation is done", rank_));
+  }
+  if (recurring != nullptr) {
+    if (request == recurring->request) {
+      submission.plan = recurring->plan;
+      recurring->work = submission.work;
+      return plans_.start(std::move(submission), channel, rank_);
+    }
+    plans_.start({.channel = submission.channel,
+                  .plan = recurring->plan,
+                  .request = recurring->request,
+                  .declines = true},
+                 channel, rank_);
+    channel.recurring.remove(request.name);
   }
   if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
   if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
@@ -232,6 +269,7 @@ void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& 
   RequestList& list = outbox[submission.channel];
   list.channel = submission.channel;
   list.requests.push_back(request);
+  list.requests.back().awaited = submission.awaited;
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
   if (channel.pending.empty()) channel.quiet_since = now_;
   channel.pending.emplace(request.name, std::move(submission));
@@ -409,6 +447,7 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
       continue;
     }
     if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
+    if (response.plan != 0) channel.recurring.add(submission.request, response.plan);
     switch (submission.request.kind) {
       case CollectiveKind::Barrier:
         submission.work->complete({});
@@ -440,7 +479,7 @@ Status Coordinator::complete_process_set(const Submission& submission, const Res
 void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
   Channel channel{.ranks = ranks};
   if (channel.leader() == rank_) {
-    channel.negotiator = std::make_unique<Negotiator>(ranks);
+    channel.negotiator = std::make_unique<Negotiator>(ranks, data_.carries_declines(ranks));
     for (const auto& [source, list] : early_requests_[id]) {
       for (const Request& request : list.requests) channel.negotiator->add(source, request, now_);
     }

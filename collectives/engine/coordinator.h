@@ -95,6 +95,8 @@ class Coordinator final : private Baton::Holder {
   Result<bool> advance();
 
   Result<bool> take_submissions();
+  Status hand_in(std::vector<Submission> submissions);
+  Status hand_in_again(std::vector<Submission> declined);
   void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
   Status begin_leaving();
   Status relay_trace();

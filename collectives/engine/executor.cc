@@ -74,6 +74,8 @@ struct Executor::Channel {
   /// Operations from this number on fail, for this reason.
   std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
   std::string end_reason;
+
+  bool busy() const { return !queued.empty() || !in_flight.empty(); }
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
@@ -110,47 +112,57 @@ void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmiss
   group.plan = std::move(plan);
   group.times.agreed = Clock::now();
   if (group.sequence >= channel.end) return group.fail(channel.end_reason);
+  if (std::ranges::find(busy_, &channel) == busy_.end()) busy_.push_back(&channel);
   channel.queued.push_back(std::move(group));
 }
 
 Result<bool> Executor::progress() {
   bool moved = false;
-  for (auto& [id, channel] : channels_) {
-    while (!channel.queued.empty() && channel.in_flight.size() < kMostInFlight) {
-      const std::size_t bytes = channel.queued.front().buffer_bytes();
-      const bool too_much =
-          channel.buffer_bytes_in_flight + bytes > kMostBuffersInFlight * fusion_threshold_;
-      if (too_much && channel.buffer_bytes_in_flight > 0) break;
-      Group group = std::move(channel.queued.front());
-      channel.queued.pop_front();
-      if (Status status = start(channel, std::move(group)); !status.ok()) return status;
-      moved = true;
+  for (Channel* const channel : busy_) {
+    const Result<bool> progress = this->progress(*channel);
+    if (!progress.ok()) return progress;
+    moved |= progress.value();
+  }
+  std::erase_if(busy_, [](const Channel* channel) { return !channel->busy(); });
+  return moved;
+}
+
+Result<bool> Executor::progress(Channel& channel) {
+  bool moved = false;
+  while (!channel.queued.empty() && channel.in_flight.size() < kMostInFlight) {
+    const std::size_t bytes = channel.queued.front().buffer_bytes();
+    const bool too_much =
+        channel.buffer_bytes_in_flight + bytes > kMostBuffersInFlight * fusion_threshold_;
+    if (too_much && channel.buffer_bytes_in_flight > 0) break;
+    Group group = std::move(channel.queued.front());
+    channel.queued.pop_front();
+    if (Status status = start(channel, std::move(group)); !status.ok()) return status;
+    moved = true;
+  }
+  for (std::size_t i = 0; i < channel.in_flight.size();) {
+    Group& group = channel.in_flight[i];
+    const bool awaits_meeting = group.awaits_meeting();
+    const Clock::time_point looked = awaits_meeting ? Clock::now() : Clock::time_point();
+    const Result<Operation::Progress> progress = group.operation->progress();
+    if (!progress.ok()) {
+      failed_ = {channel.id, group.sequence};
+      return progress.status();
     }
-    for (std::size_t i = 0; i < channel.in_flight.size();) {
-      Group& group = channel.in_flight[i];
-      const bool awaits_meeting = group.awaits_meeting();
-      const Clock::time_point looked = awaits_meeting ? Clock::now() : Clock::time_point();
-      const Result<Operation::Progress> progress = group.operation->progress();
-      if (!progress.ok()) {
-        failed_ = {id, group.sequence};
-        return progress.status();
-      }
-      moved |= progress.value() != Operation::Progress::Waiting;
-      if (awaits_meeting) group.note_meeting(looked);
-      if (std::shared_ptr<DeviceEvent> finished = group.operation->issued();
-          finished != nullptr && !group.delivered) {
-        group.times.unpacked = Clock::now();
-        deliver(group, std::move(finished));
-      }
-      if (progress.value() != Operation::Progress::Done) {
-        ++i;
-        continue;
-      }
-      channel.buffer_bytes_in_flight -= group.buffer_bytes();
-      finish(group);
-      channel.in_flight.erase(channel.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
-      if (channel.in_flight.empty()) give_up_withdrawn(channel);
+    moved |= progress.value() != Operation::Progress::Waiting;
+    if (awaits_meeting) group.note_meeting(looked);
+    if (std::shared_ptr<DeviceEvent> finished = group.operation->issued();
+        finished != nullptr && !group.delivered) {
+      group.times.unpacked = Clock::now();
+      deliver(group, std::move(finished));
     }
+    if (progress.value() != Operation::Progress::Done) {
+      ++i;
+      continue;
+    }
+    channel.buffer_bytes_in_flight -= group.buffer_bytes();
+    finish(group);
+    channel.in_flight.erase(channel.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
+    if (channel.in_flight.empty()) give_up_withdrawn(channel);
   }
   return moved;
 }
@@ -216,6 +228,7 @@ Collective Executor::describe(const Channel& channel, Group& group) {
                         .ranks = channel.ranks,
                         .member = channel.member,
                         .channel = channel.id,
+                        .declined = submission.declines,
                         .device = request.device,
                         .op = request.op,
                         .prescale = request.prescale,
@@ -278,6 +291,11 @@ void Executor::unpack(Group& group) {
 }
 
 void Executor::finish(Group& group) {
+  if (group.operation->declined()) {
+    // Of a plan, whose operations are not fused.
+    declined_.push_back(std::move(group.tensors.front().submission));
+    return;
+  }
   group.times.reduced = Clock::now();
   const std::optional<DeviceTimes> device_times = group.operation->device_times();
   group.operation.reset();
@@ -313,9 +331,7 @@ void Executor::record(const Group& group) const {
 }
 
 bool Executor::idle() const {
-  return std::ranges::all_of(channels_, [](const auto& entry) {
-    return entry.second.queued.empty() && entry.second.in_flight.empty();
-  });
+  return std::ranges::none_of(busy_, [](const Channel* channel) { return channel->busy(); });
 }
 
 void Executor::fail(const std::string& error) {
@@ -323,6 +339,9 @@ void Executor::fail(const std::string& error) {
     for (const Group& group : channel.queued) group.fail(error);
     channel.queued.clear();
     withdraw(channel, channel.in_flight.begin(), error);
+  }
+  for (const Submission& submission : take_declined()) {
+    submission.work->complete(Status::error(fmt::format("{}: {}", label(submission.request), error)));
   }
 }
 

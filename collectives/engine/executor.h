@@ -45,6 +45,9 @@ class Executor {
   /// `batch`: agreed on in this order by every member of the channel.
   void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
 
+  /// Operations that a member has declined since the last call, this one's own among them.
+  std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
+
   /// Starts what can be started, moves what is in flight, completes what is done. True when
   /// anything has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
   Result<bool> progress();
@@ -81,6 +84,7 @@ class Executor {
   struct Channel;
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
+  Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
   void pack(Group& group);
   void unpack(Group& group);
@@ -97,6 +101,9 @@ class Executor {
   const std::size_t fusion_threshold_;
   EngineTrace* const trace_;
   std::map<ChannelId, Channel> channels_;
+  /// Those that have something queued or in flight, and maybe some that have no more.
+  std::vector<Channel*> busy_;
+  std::vector<Submission> declined_;
   FusionBufferPool host_buffers_;
   FusionBufferPool gpu_buffers_;
   /// Channel and number of the operation whose failure was reported.

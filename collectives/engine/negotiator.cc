@@ -23,7 +23,10 @@ std::string refusal_error(const Request& request, int rank) {
 
 }  // namespace
 
-Negotiator::Negotiator(std::vector<int> ranks) : ranks_(std::move(ranks)), replies_(ranks_.size()) {}
+Negotiator::Negotiator(std::vector<int> ranks, bool names_recur)
+    : ranks_(std::move(ranks)), replies_(ranks_.size()) {
+  if (names_recur) recurrence_.emplace();
+}
 
 std::size_t Negotiator::member_of(int rank) const {
   const auto found = std::ranges::lower_bound(ranks_, rank);
@@ -40,6 +43,7 @@ void Negotiator::add(int rank, Request request, Clock::time_point now) {
     fail(operation, refusal_error(request, rank));
   } else {
     operation.waiting.push_back(member);
+    operation.awaited &= request.awaited;
     if (operation.error.empty()) {
       operation.error = find_mismatch(operation.first, operation.first_rank, request, rank);
     }
@@ -99,6 +103,7 @@ void Negotiator::conclude(Operation& operation) {
     }
     response.new_channel = next_channel_++;
   }
+  if (recurrence_) response.plan = recurrence_->find(operation.first, operation.awaited);
   has_replies_ = true;
   for (std::vector<Response>& replies : replies_) replies.push_back(response);
 }

@@ -5,11 +5,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "engine/recurrence.h"
 #include "engine/work.h"
 #include "wire/messages.h"
 
@@ -27,12 +29,12 @@ namespace kolo::core {
 ///   Failed     submitted by another rank   the same error, to that rank      Failed; ends after the
 ///                                                                            last rank
 ///
-/// "Go ahead" replies are in one order for all members. A rank whose call was refused knows already and
+/// "Go ahead" may give the name a plan of its own (recurrence.h). Such replies are in one order for all members. A rank whose call was refused knows already and
 /// gets no reply. A rank that has left counts as having submitted.
 class Negotiator {
  public:
-  /// Of the process set with these global ranks, ascending.
-  explicit Negotiator(std::vector<int> ranks);
+  /// Of the process set with these global ranks, ascending. `names_recur`: names may get plans of their own.
+  explicit Negotiator(std::vector<int> ranks, bool names_recur = false);
 
   void add(int rank, Request request, Clock::time_point now);
 
@@ -71,6 +73,8 @@ class Negotiator {
     /// Members that wait for a reply.
     std::vector<std::size_t> waiting;
     std::vector<std::int64_t> first_dimensions;
+    /// All that have submitted wait for it.
+    bool awaited = true;
     std::string error;
   };
 
@@ -84,6 +88,7 @@ class Negotiator {
   void forget_ended(const std::string& name);
 
   std::vector<int> ranks_;
+  std::optional<RecurrenceFinder> recurrence_;
   std::set<int> left_;
   /// By name; usually one operation each, more while a failed one waits for its last ranks.
   std::unordered_map<std::string, std::vector<Operation>> operations_;

@@ -89,6 +89,8 @@ struct Submission {
   /// Allreduce, Broadcast or Allgather.
   PlanId plan = 0;
   Request request;
+  /// Of a plan: this rank has nothing to give, and says so (Collective::declined).
+  bool declines = false;
   /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast is
   /// in place on `output`; an all-gather has no output: it makes one.
   const void* input = nullptr;

@@ -47,6 +47,7 @@ class Writer {
       visit(r.prescale);
       visit(r.postscale);
       visit(r.shape);
+      visit(r.awaited);
       visit(r.refusal);
     } else if constexpr (std::is_same_v<std::remove_const_t<R>, PlanProgress>) {
       visit(r.channel);
@@ -57,6 +58,7 @@ class Writer {
       visit(r.error);
       visit(r.first_dimensions);
       visit(r.new_channel);
+      visit(r.plan);
     }
   }
 

@@ -23,6 +23,8 @@ struct Request {
   double prescale = 1.0;
   double postscale = 1.0;
   Shape shape;
+  /// Who submits it waits for it at once.
+  bool awaited = false;
   /// Not empty: this rank's call was refused for this reason, so the operation fails on all ranks.
   std::string refusal;
 
@@ -41,6 +43,8 @@ struct Response {
   std::vector<std::int64_t> first_dimensions;
   /// AddProcessSet: the new set's channel.
   ChannelId new_channel = 0;
+  /// Not 0: when this is submitted again, it belongs to this plan of the set.
+  PlanId plan = 0;
 
   bool operator==(const Response&) const = default;
 };

@@ -67,6 +67,7 @@ Request any_request() {
   request.prescale = any_number();
   request.postscale = any_number();
   request.shape = *rc::gen::arbitrary<Shape>();
+  request.awaited = *rc::gen::arbitrary<bool>();
   request.refusal = any_text();
   return request;
 }
@@ -77,6 +78,7 @@ Response any_response() {
   response.error = any_text();
   response.first_dimensions = *rc::gen::arbitrary<std::vector<std::int64_t>>();
   response.new_channel = *rc::gen::arbitrary<ChannelId>();
+  response.plan = *rc::gen::arbitrary<PlanId>();
   return response;
 }
 

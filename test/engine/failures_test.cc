@@ -65,7 +65,7 @@ class FaultyData final : public job::ForwardingData {
       : ForwardingData(std::move(plane)), number_(number), at_(at) {}
 
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
-    if (collective.sequence != number_) return ForwardingData::start(collective);
+    if (started_++ != number_) return ForwardingData::start(collective);
     if (at_ == At::Start) return Status::error("cable cut");
     return std::unique_ptr<Operation>(std::make_unique<Faulty>());
   }
@@ -78,6 +78,7 @@ class FaultyData final : public job::ForwardingData {
 
   const std::uint64_t number_;
   const At at_;
+  std::uint64_t started_ = 0;
 };
 
 TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {

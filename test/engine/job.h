@@ -84,6 +84,9 @@ class ForwardingData : public DataPlane {
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
     return plane_->allocate(device, bytes);
   }
+  bool carries_declines(const std::vector<int>& ranks) const override {
+    return plane_->carries_declines(ranks);
+  }
   bool rings() const override { return plane_->rings(); }
   void drain() override { plane_->drain(); }
 

@@ -1,0 +1,39 @@
+#include "engine/recurrence.h"
+
+namespace kolo::core {
+namespace {
+
+/// Of names that the leader remembers at a time: many programs number theirs.
+constexpr std::size_t kMostRemembered = 4096;
+
+}  // namespace
+
+PlanId RecurrenceFinder::find(const Request& request, bool all_wait) {
+  const bool can_recur = all_wait && request.kind == CollectiveKind::Allreduce &&
+                         request.device == DeviceType::Cpu &&
+                         next_ <= kMostPlans + kMostRecurringNames;
+  if (!can_recur) return 0;
+  const auto found = last_.find(request.name);
+  if (found == last_.end()) {
+    if (last_.size() == kMostRemembered) last_.clear();
+    last_.emplace(request.name, request);
+    return 0;
+  }
+  if (found->second != request) {
+    found->second = request;
+    return 0;
+  }
+  last_.erase(found);
+  return next_++;
+}
+
+void RecurringNames::add(const Request& request, PlanId plan) {
+  names_[request.name] = {.request = request, .plan = plan};
+}
+
+RecurringNames::Name* RecurringNames::find(const std::string& name) {
+  const auto found = names_.find(name);
+  return found == names_.end() ? nullptr : &found->second;
+}
+
+}  // namespace kolo::core

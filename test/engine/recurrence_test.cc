@@ -1,0 +1,266 @@
+// Blocking all-reduces that recur under one name, and ranks that deviate from what recurred. Every error must be
+// there within 5 seconds.
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <barrier>
+#include <memory>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "engine/negotiator.h"
+#include "job.h"
+#include "programs.h"
+#include "ranks_fixture.h"
+
+namespace kolo::core {
+namespace {
+
+using job::error_of;
+using job::Job;
+using programs::Call;
+using programs::Recipe;
+using programs::Set;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+/// Counts the operations of each channel that a rank starts.
+class CountingData final : public job::ForwardingData {
+ public:
+  CountingData(std::unique_ptr<DataPlane> plane, std::atomic<int>& of_names)
+      : ForwardingData(std::move(plane)), of_names_(of_names) {}
+
+  Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    const bool of_name = collective.channel >= plan_channel(0, kMostPlans + 1);
+    if (of_name) ++of_names_;
+    return ForwardingData::start(collective);
+  }
+
+ private:
+  std::atomic<int>& of_names_;
+};
+
+class RecurrenceTest : public RanksFixture {
+ protected:
+  /// As RanksFixture does; `of_names_` counts what all ranks have started in plans of names.
+  void run_counting(int size,
+                    const std::function<void(Context&, int rank, std::barrier<>&)>& body) {
+    Job job(size, GetParam());
+    job.wrap_data = [this](int, std::unique_ptr<DataPlane> plane) {
+      return std::make_unique<CountingData>(std::move(plane), of_names_);
+    };
+    std::barrier<> meeting(size);
+    job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
+  }
+
+  std::atomic<int> of_names_{0};
+};
+
+INSTANTIATE_TEST_SUITE_P(Planes, RecurrenceTest, job::kAllPlanes,
+                         [](const auto& test) { return job::name_of(test.param); });
+
+/// The plan that a leader of two ranks gives the name when both have asked for this.
+PlanId agree(Negotiator& negotiator, const Request& request) {
+  for (int rank = 0; rank < 2; ++rank) negotiator.add(rank, request, Clock::time_point());
+  return negotiator.take_replies().at(1).at(0).plan;
+}
+
+Request awaited(const std::string& name) {
+  Request request;
+  request.name = name;
+  request.awaited = true;
+  return request;
+}
+
+TEST(RecurrenceFinderTest, FindsTheSameRequestTheSecondTime) {
+  Negotiator negotiator({0, 1}, /*names_recur=*/true);
+  Request request = awaited("loss");
+  EXPECT_EQ(agree(negotiator, request), 0U);
+  request.dtype = DataType::Int32;
+  EXPECT_EQ(agree(negotiator, request), 0U);
+  EXPECT_EQ(agree(negotiator, request), kMostPlans + 1);
+  // If it is asked about, again, the ranks have left the plan.
+  EXPECT_EQ(agree(negotiator, request), 0U);
+  EXPECT_EQ(agree(negotiator, request), kMostPlans + 2);
+
+  request.kind = CollectiveKind::Broadcast;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(agree(negotiator, request), 0U);
+  request = awaited("gpu");
+  request.device = DeviceType::Cuda;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(agree(negotiator, request), 0U);
+}
+
+TEST(RecurrenceFinderTest, HasNoMorePlansThanThereAre) {
+  Negotiator negotiator({0, 1}, /*names_recur=*/true);
+  std::uint32_t plans = 0;
+  for (std::uint32_t i = 0; i < kMostRecurringNames + 10; ++i) {
+    const Request request = awaited(fmt::format("loss {}", i));
+    agree(negotiator, request);
+    if (agree(negotiator, request) != 0) ++plans;
+  }
+  EXPECT_EQ(plans, kMostRecurringNames);
+}
+
+TEST(RecurrenceFinderTest, FindsNothingWherePlanesCarryNoDeclines) {
+  Negotiator negotiator({0, 1});
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(agree(negotiator, awaited("loss")), 0U);
+}
+
+Recipe loss(std::uint64_t seed, std::int64_t count = 3) {
+  return {.name = "loss", .count = count, .seed = seed, .awaited = true};
+}
+
+/// The same, by a rank that goes on meanwhile.
+Recipe async_loss(std::uint64_t seed, std::int64_t count = 3) {
+  Recipe recipe = loss(seed, count);
+  recipe.awaited = false;
+  return recipe;
+}
+
+TEST_P(RecurrenceTest, TheThirdTimeNobodyIsAsked) {
+  constexpr int kTimes = 8;
+  for (const std::int64_t count : {0, 1, 300, 5000, 70'000}) {
+    of_names_ = 0;
+    run_counting(3, [count](Context& context, int, std::barrier<>&) {
+      for (std::uint64_t i = 0; i < kTimes; ++i) {
+        programs::run(context, programs::world(context), loss(i, count));
+      }
+    });
+    EXPECT_EQ(of_names_, 3 * (kTimes - 2)) << count;
+  }
+}
+
+TEST_P(RecurrenceTest, WhatNobodyWaitsForIsNegotiated) {
+  run_counting(2, [](Context& context, int rank, std::barrier<>&) {
+    for (std::uint64_t i = 0; i < 5; ++i) {
+      Call(context, programs::world(context), rank == 0 ? loss(i) : async_loss(i)).check();
+    }
+  });
+  EXPECT_EQ(of_names_, 0);
+}
+
+TEST_P(RecurrenceTest, AnotherShapeOnAllRanks) {
+  run_counting(3, [](Context& context, int, std::barrier<>&) {
+    for (std::uint64_t i = 0; i < 40; ++i) {
+      programs::run(context, programs::world(context), loss(i, 1 + static_cast<int>(i) / 5));
+    }
+  });
+  // Of five times, two are negotiated; the first of the next five is declined once.
+  EXPECT_EQ(of_names_, 3 * (8 * 3 + 7));
+}
+
+TEST_P(RecurrenceTest, AnotherShapeOnOneRank) {
+  for (int other = 0; other < 3; ++other) {
+    run(3, [other](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
+      const Call call(context, all, async_loss(4, rank == other ? 4 : 3));
+      EXPECT_THAT(error_of(call.work()),
+                  AllOf(HasSubstr("'loss': shape differs"), HasSubstr(fmt::format("rank {}", other)),
+                        HasSubstr("[4]"), HasSubstr("[3]")));
+      for (std::uint64_t i = 5; i < 9; ++i) programs::run(context, all, loss(i));
+    });
+  }
+}
+
+TEST_P(RecurrenceTest, RefusedOnOneRank) {
+  run(3, [](Context& context, int rank, std::barrier<>&) {
+    const Set all = programs::world(context);
+    for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
+    if (rank == 1) {
+      Submission submission;
+      submission.request.name = "loss";
+      submission.request.refusal = "the tensor is undefined";
+      const std::shared_ptr<Work> work = context.submit(std::move(submission));
+      EXPECT_THAT(error_of(*work), HasSubstr("the tensor is undefined"));
+    } else {
+      const Call call(context, all, async_loss(4));
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("refused on rank 1"),
+                                               HasSubstr("the tensor is undefined")));
+    }
+    for (std::uint64_t i = 5; i < 9; ++i) programs::run(context, all, loss(i));
+  });
+}
+
+TEST_P(RecurrenceTest, TwiceAtATime) {
+  run(2, [](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
+    if (rank == 0) {
+      const Call first(context, all, async_loss(4));
+      const Call second(context, all, async_loss(5));
+      EXPECT_THAT(error_of(second.work()), HasSubstr("'loss': submitted twice on rank 0"));
+      meeting.arrive_and_wait();
+      first.check();
+    } else {
+      meeting.arrive_and_wait();
+      programs::run(context, all, loss(4));
+    }
+    programs::run(context, all, loss(6));
+  });
+}
+
+TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
+  for (int leaver = 0; leaver < 3; ++leaver) {
+    run(3, [leaver](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
+      if (rank == leaver) return meeting.arrive_and_wait();
+      const Call call(context, all, async_loss(4));
+      meeting.arrive_and_wait();
+      const std::string left = fmt::format("rank {} has shut down", leaver);
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'loss'"), HasSubstr(left)));
+      EXPECT_THAT(error_of(Call(context, all, async_loss(5)).work()), HasSubstr(left));
+    });
+  }
+}
+
+// Rank 1 has declined, the others were under way in the name's plan; then some leave, in any order.
+TEST_P(RecurrenceTest, LeavesAfterDeclining) {
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    run(3, [seed](Context& context, int rank, std::barrier<>&) {
+      std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
+      const Set all = programs::world(context);
+      for (std::uint64_t i = 0; i < 3; ++i) programs::run(context, all, loss(i));
+      if (own() % 3 == 0) return;
+      const Call call(context, all, async_loss(3, rank == 1 ? 4 : 3));
+      if (own() % 2 == 0) return;
+      error_of(call.work());
+    });
+  }
+}
+
+// Names of which each may recur, change, or be left out, among plans and negotiated operations, each rank in an
+// order of its own, with two threads.
+TEST_P(RecurrenceTest, NamesAmongOtherOperations) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    run(1 + static_cast<int>(seed % 4), [seed](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      const Set same = programs::add_set(context, "same", all.ranks);
+      std::jthread other([&] {
+        for (std::uint64_t i = 0; i < 12; ++i) programs::run(context, same, loss(i, 1 + i / 4));
+      });
+      std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
+      for (std::uint64_t round = 0; round < 12; ++round) {
+        std::vector<std::jthread> threads;
+        std::vector<int> names = {0, 1, 2};
+        std::ranges::shuffle(names, own);
+        for (const int name : names) {
+          Recipe recipe = loss(round, 1 + static_cast<std::int64_t>(round + name) / 5 * 400);
+          recipe.name = fmt::format("loss {}", name);
+          threads.emplace_back([&context, &all, recipe] { programs::run(context, all, recipe); });
+        }
+        programs::run_in_random_order(context, all, 3, seed * 100 + round);
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace kolo::core
