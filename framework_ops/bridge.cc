@@ -92,12 +92,12 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
                               .parts = call.parts,
                               .times = call.times};
   if (state->request.refusal.empty() && input.defined()) {
-    const torch::Tensor readable = input.detach().contiguous();
+    const torch::Tensor readable = input.is_contiguous() ? input : input.detach().contiguous();
     state->options = readable.options();
     if (output.defined()) {
       const bool in_place = output.is_same(input);
       state->output = output;
-      state->staging = output.is_contiguous() ? output.detach()
+      state->staging = output.is_contiguous() ? output
                        : in_place             ? readable
                                               : torch::empty_like(readable);
       submission.output = state->staging.data_ptr();
@@ -114,6 +114,21 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
   }
   state->work = context->submit(std::move(submission));
   return Work(std::move(state));
+}
+
+void run_allreduce(const std::shared_ptr<core::Context>& context, const Call& call,
+                   const torch::Tensor& tensor) {
+  const bool lies_ready = tensor.defined() && tensor.layout() == torch::kStrided &&
+                          tensor.is_cpu() && tensor.is_contiguous();
+  if (!lies_ready) return submit(context, call, tensor, tensor).wait();
+  core::Submission submission{.channel = call.process_set.id(),
+                              .request = make_request(*context, call, tensor),
+                              .input = tensor.data_ptr(),
+                              .output = tensor.data_ptr(),
+                              .keepalive = std::make_shared<torch::Tensor>(tensor),
+                              .work = nullptr};
+  const core::Status status = context->run(std::move(submission));
+  if (!status.ok()) throw Error(status.message());
 }
 
 }  // namespace detail

@@ -62,6 +62,10 @@ struct Call {
 Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output);
 
+/// Runs an all-reduce in place, and waits for it.
+void run_allreduce(const std::shared_ptr<core::Context>& context, const Call& call,
+                   const torch::Tensor& tensor);
+
 core::ReduceOp to_core(ReduceOp op);
 /// Of a tensor that is fit.
 core::DataType to_core(torch::ScalarType dtype);

@@ -111,11 +111,16 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
 }
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
-  return start_allreduce(tensor, output_like(tensor), options, Caller::Waits).result();
+  torch::Tensor output = output_like(tensor);
+  if (!output.defined() || !output.is_cpu()) {
+    return start_allreduce(tensor, output, options, Caller::Waits).result();
+  }
+  output.copy_(tensor.detach());
+  return allreduce_(output, options);
 }
 
 torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options) {
-  start_allreduce(tensor, tensor, options, Caller::Waits).wait();
+  detail::run_allreduce(detail::current_context(), call_of(options, Caller::Waits), tensor);
   return tensor;
 }
 

@@ -103,6 +103,21 @@ void Context::retire(std::shared_ptr<void> memory, RetiredMemory::Events last_us
   retired_.add(std::move(memory), std::move(last_uses));
 }
 
+Status Context::run(Submission submission) {
+  switch (coordinator_->run_now(submission)) {
+    case Executor::Now::Done:
+      return {};
+    case Executor::Now::Late:
+      return submission.work->wait();
+    case Executor::Now::Unable:
+    case Executor::Now::Declined:
+      break;
+  }
+  submission.awaited = true;
+  submission.work = std::make_shared<Work>();
+  return submit(std::move(submission))->wait();
+}
+
 std::shared_ptr<Work> Context::submit(Submission submission) {
   Request& request = submission.request;
   if (request.name.empty()) {

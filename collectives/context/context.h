@@ -59,6 +59,10 @@ class Context {
   /// blocks; errors come through the returned Work. Thread-safe.
   std::shared_ptr<Work> submit(Submission submission);
 
+  /// As submit(submission)->wait(), for an all-reduce in place, and quicker where its name recurs. It needs no Work.
+  /// Thread-safe.
+  Status run(Submission submission);
+
   /// 0, 1, 2, …: for names that are the same on all ranks, as long as these ask in the same order.
   /// Thread-safe.
   int take_number() { return next_number_++; }

@@ -3,9 +3,12 @@
 #include <cassert>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 namespace kolo::core {
 namespace {
+
+constexpr std::size_t kMostSpare = 16;
 
 static_assert(std::is_trivially_copyable_v<ShmSignal>);
 
@@ -43,9 +46,26 @@ ShmExchange::ShmExchange(std::shared_ptr<const shm::Host> host)
     : host_(std::move(host)), messenger_(host_, shm::Section::Data) {}
 
 ShmExchange::Members& ShmExchange::about(Key key) {
-  Members& members = known_[key];
-  if (members.empty()) members.resize(static_cast<std::size_t>(host_->size()));
+  const auto found = known_.find(key);
+  if (found != known_.end()) return found->second;
+  if (spare_.empty()) {
+    return known_.emplace(key, Members(static_cast<std::size_t>(host_->size()))).first->second;
+  }
+  spare_.back().key() = key;
+  Members& members = known_.insert(std::move(spare_.back())).position->second;
+  spare_.pop_back();
   return members;
+}
+
+void ShmExchange::forget(Key key) {
+  auto node = known_.extract(key);
+  if (node.empty() || spare_.size() == kMostSpare) return;
+  for (ShmMember& member : node.mapped()) {
+    std::vector<std::byte> payload = std::move(member.payload);
+    payload.clear();
+    member = {.payload = std::move(payload)};
+  }
+  spare_.push_back(std::move(node));
 }
 
 void ShmExchange::tell(int local_rank, const ShmSignal& signal,

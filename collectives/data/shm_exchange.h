@@ -71,7 +71,7 @@ class ShmExchange {
   /// What is known of an operation, also of one that this rank has not begun. Valid until
   /// forgotten.
   Members& about(Key key);
-  void forget(Key key) { known_.erase(key); }
+  void forget(Key key);
 
   void tell(int local_rank, const ShmSignal& signal, std::span<const std::byte> payload = {});
   /// Tells that this member has given up an operation. It may never look at the ring again to send
@@ -88,6 +88,8 @@ class ShmExchange {
   shm::Messenger messenger_;
   /// Between a member's first signal, or the own beginning, and the end.
   std::map<Key, Members> known_;
+  /// Of operations that have ended, so that small ones need no new memory.
+  std::vector<std::map<Key, Members>::node_type> spare_;
 };
 
 }  // namespace kolo::core

@@ -16,6 +16,13 @@ void Baton::call(bool awaited) {
   }
 }
 
+bool Baton::take_if_idle() {
+  const std::lock_guard lock(mutex_);
+  if (state_ != State::Nobody || needed_ || closed_) return false;
+  state_ = State::Caller;
+  return true;
+}
+
 void Baton::await(const Work& work) {
   std::unique_lock lock(mutex_);
   while (!work.done()) {

@@ -60,6 +60,10 @@ class Baton {
   /// somebody works already nobody is woken.
   void call(bool awaited = false);
 
+  /// For a caller that has something to do by itself, if nobody holds the baton and there is no work: true when
+  /// it holds it now. It must give_back().
+  bool take_if_idle();
+
   /// Returns when the operation is done, and works on it meanwhile if nobody else does.
   void await(const Work& work);
 
@@ -69,7 +73,7 @@ class Baton {
   /// From now on only the thread gets the baton.
   void close();
 
-  /// By the thread: returns with the baton when there is work, and gives it back.
+  /// By the thread: returns with the baton when there is work.
   void take();
   void give_back();
 

@@ -25,6 +25,8 @@ using std::chrono::nanoseconds;
 /// Looks for work in this time without sleeping. The thread that submits, or another rank, may share the
 /// core: it is offered to them, except by a caller that has a core of its own.
 constexpr auto kAwakeFor = microseconds(20);
+/// About as long, for what needs nothing but the other ranks' data.
+constexpr int kLooksAtOnce = 200;
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
 /// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
 /// costs next to nothing.
@@ -36,6 +38,16 @@ std::vector<int> all_ranks(int size) {
   std::vector<int> ranks(static_cast<std::size_t>(size));
   std::iota(ranks.begin(), ranks.end(), 0);
   return ranks;
+}
+
+/// What `work` gives, or an error when there is not enough memory for it.
+template <typename Work>
+auto within_memory(int rank, Work&& work) -> decltype(work()) {
+  try {
+    return work();
+  } catch (const std::bad_alloc&) {
+    return Status::error(fmt::format("rank {} is out of memory", rank));
+  }
 }
 
 }  // namespace
@@ -77,6 +89,37 @@ void Coordinator::submit(Submission submission) {
   baton_->call(awaited);
 }
 
+Executor::Now Coordinator::run_now(Submission& submission) {
+  if (!baton_->take_if_idle()) return Executor::Now::Unable;
+  const DefaultArithmetic arithmetic;
+  const Result<Executor::Now> now = within_memory(rank_, [&] { return try_now(submission); });
+  if (!now.ok()) {
+    // It may be the consequence of a leave, which has been told before.
+    const Result<bool> told = receive();
+    if (!told.ok() || !executor_.failure_is_moot()) fail(now.status().message(), /*tell_others=*/true);
+  } else if (now.value() == Executor::Now::Late) {
+    submission.work->work_with(baton_);
+    run(submission.work.get());
+  }
+  baton_->give_back();
+  return now.ok() ? now.value() : Executor::Now::Unable;
+}
+
+Result<Executor::Now> Coordinator::try_now(Submission& submission) {
+  const auto found = channels_.find(submission.channel);
+  if (!failure_.empty() || found == channels_.end()) return Executor::Now::Unable;
+  RecurringNames& names = found->second.recurring;
+  RecurringNames::Name* const name = names.find(submission.request.name);
+  if (name == nullptr || name->in_use() || name->request != submission.request) {
+    return Executor::Now::Unable;
+  }
+  Result<Executor::Now> now = executor_.run_now(plan_channel(submission.channel, name->plan),
+                                                submission, crowded_ ? 1 : kLooksAtOnce);
+  if (now.ok() && now.value() == Executor::Now::Declined) names.remove(submission.request.name);
+  if (now.ok() && now.value() == Executor::Now::Late) name->work = submission.work;
+  return now;
+}
+
 void Coordinator::leave() {
   {
     const std::lock_guard lock(mutex_);
@@ -101,7 +144,7 @@ void Coordinator::run(const Work* awaited) noexcept {
   const DefaultArithmetic arithmetic;
   Clock::time_point idle_since = now_ = Clock::now();
   while (!finished() && !baton_->recalled()) {
-    const Result<bool> moved = advance_within_memory();
+    const Result<bool> moved = within_memory(rank_, [this] { return advance(); });
     if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
     if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
@@ -129,14 +172,6 @@ bool Coordinator::finished() const {
   return executor_.idle() && std::ranges::all_of(channels_, [this](const auto& entry) {
            return all_left_.contains(entry.first);
          });
-}
-
-Result<bool> Coordinator::advance_within_memory() {
-  try {
-    return advance();
-  } catch (const std::bad_alloc&) {
-    return Status::error(fmt::format("rank {} is out of memory", rank_));
-  }
 }
 
 /// One look at everything that can have changed. True when something has.

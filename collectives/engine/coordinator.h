@@ -83,6 +83,11 @@ class Coordinator final : private Baton::Holder {
   /// Never blocks; errors come through the submission's Work. Thread-safe.
   void submit(Submission submission);
 
+  /// Runs an all-reduce in place whose name recurs, without a Work and on the caller's thread, if this rank has nothing
+  /// else under way. Done: it is. Late: it has a Work now, which may be done. Else it is to be submitted, which says
+  /// why. Thread-safe.
+  Executor::Now run_now(Submission& submission);
+
   /// Returns when all ranks have left. Thread-safe, idempotent.
   void leave();
 
@@ -91,9 +96,9 @@ class Coordinator final : private Baton::Holder {
   void run(const Work* awaited) noexcept override;
   bool has_work() override;
   bool finished() const;
-  Result<bool> advance_within_memory();
   Result<bool> advance();
 
+  Result<Executor::Now> try_now(Submission& submission);
   Result<bool> take_submissions();
   Status hand_in(std::vector<Submission> submissions);
   Status hand_in_again(std::vector<Submission> declined);

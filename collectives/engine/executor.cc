@@ -103,6 +103,49 @@ void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
   }
 }
 
+Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, int looks) {
+  const auto found = channels_.find(id);
+  if (found == channels_.end() || !idle()) return Now::Unable;
+  Channel& channel = found->second;
+  if (channel.next_sequence >= channel.end) return Now::Unable;
+  Collective collective = describe(channel, submission);
+  collective.sequence = channel.next_sequence++;
+  failed_ = {id, collective.sequence};
+  StartedOperation operation = plane_.start(collective);
+  if (!operation.ok()) return operation.status();
+  for (int look = 0; look < looks; ++look) {
+    const Result<Operation::Progress> progress = operation.value()->progress();
+    if (!progress.ok()) return progress.status();
+    if (progress.value() != Operation::Progress::Done) continue;
+    if (operation.value()->declined()) return Now::Declined;
+    if (trace_ != nullptr) {
+      Group group = alone(collective.sequence, submission);
+      group.times.reduced = group.times.unpacked = Clock::now();
+      record(group);
+    }
+    return Now::Done;
+  }
+  submission.work = std::make_shared<Work>();
+  channel.in_flight.push_back(alone(collective.sequence, submission));
+  channel.in_flight.back().operation = std::move(operation).value();
+  mark_busy(channel);
+  return Now::Late;
+}
+
+/// The group of a submission that has been started by itself, in place.
+Executor::Group Executor::alone(std::uint64_t sequence, const Submission& submission) const {
+  Group group{.sequence = sequence};
+  const Request* const request = &submission.request;
+  group.plan = std::move(plan_fusion({&request, 1}, fusion_threshold_).front());
+  group.tensors.push_back({submission, {.name = submission.request.name}});
+  group.times.agreed = group.times.started = group.times.packed = submission.submitted;
+  return group;
+}
+
+void Executor::mark_busy(Channel& channel) {
+  if (std::ranges::find(busy_, &channel) == busy_.end()) busy_.push_back(&channel);
+}
+
 void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch) {
   Group group;
   group.sequence = channel.next_sequence++;
@@ -112,7 +155,7 @@ void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmiss
   group.plan = std::move(plan);
   group.times.agreed = Clock::now();
   if (group.sequence >= channel.end) return group.fail(channel.end_reason);
-  if (std::ranges::find(busy_, &channel) == busy_.end()) busy_.push_back(&channel);
+  mark_busy(channel);
   channel.queued.push_back(std::move(group));
 }
 
@@ -220,21 +263,26 @@ void Executor::pack(Group& group) {
   }
 }
 
+Collective Executor::describe(const Channel& channel, const Submission& submission) {
+  const Request& request = submission.request;
+  return {.kind = request.kind,
+          .dtype = request.dtype,
+          .ranks = channel.ranks,
+          .member = channel.member,
+          .channel = channel.id,
+          .declined = submission.declines,
+          .device = request.device,
+          .op = request.op,
+          .prescale = request.prescale,
+          .postscale = request.postscale,
+          .output = submission.output,
+          .count = element_count(request.shape)};
+}
+
 Collective Executor::describe(const Channel& channel, Group& group) {
   const Submission& submission = group.tensors.front().submission;
   const Request& request = submission.request;
-  Collective collective{.kind = request.kind,
-                        .dtype = request.dtype,
-                        .ranks = channel.ranks,
-                        .member = channel.member,
-                        .channel = channel.id,
-                        .declined = submission.declines,
-                        .device = request.device,
-                        .op = request.op,
-                        .prescale = request.prescale,
-                        .postscale = request.postscale,
-                        .output = submission.output,
-                        .count = element_count(request.shape)};
+  Collective collective = describe(channel, submission);
   if (group.plan.fused()) {
     collective.output = group.buffer.memory.get();
     collective.count = static_cast<std::int64_t>(group.plan.bytes / size_of(request.dtype));

@@ -45,6 +45,14 @@ class Executor {
   /// `batch`: agreed on in this order by every member of the channel.
   void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
 
+  /// How far run_now() has come. `Unable`: nothing was started. `Late`: members have yet to come, and the
+  /// operation is in flight like any other, with a Work.
+  enum class Now { Unable, Done, Declined, Late };
+
+  /// Runs the next operation of a plan, if nothing else is under way, and looks as often as `looks` whether it is
+  /// done. The submission needs no Work.
+  Result<Now> run_now(ChannelId channel, Submission& submission, int looks);
+
   /// Operations that a member has declined since the last call, this one's own among them.
   std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
 
@@ -84,6 +92,8 @@ class Executor {
   struct Channel;
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
+  Group alone(std::uint64_t sequence, const Submission& submission) const;
+  void mark_busy(Channel& channel);
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
   void pack(Group& group);
@@ -93,6 +103,7 @@ class Executor {
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
   Collective describe(const Channel& channel, Group& group);
+  static Collective describe(const Channel& channel, const Submission& submission);
   void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
   FusionBufferPool& buffers(DeviceType device);

@@ -205,19 +205,20 @@ TEST_P(BatonTest, ACallerGivesOnToAnother) {
   });
 }
 
-/// Its operations with this number fail.
+/// Its operation with this number fails.
 class FaultyData final : public job::ForwardingData {
  public:
   FaultyData(std::unique_ptr<DataPlane> plane, std::uint64_t number)
       : ForwardingData(std::move(plane)), number_(number) {}
 
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
-    if (collective.sequence == number_) return Status::error("cable cut");
+    if (started_++ == number_) return Status::error("cable cut");
     return ForwardingData::start(collective);
   }
 
  private:
   const std::uint64_t number_;
+  std::uint64_t started_ = 0;
 };
 
 TEST_P(BatonTest, TheOperationOfACallerFails) {

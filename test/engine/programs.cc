@@ -60,7 +60,13 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
   submission.input = input_->data();
   submission.output = output_->data();
   submission.keepalive = std::make_shared<decltype(std::pair(input_, output_))>(input_, output_);
-  work_ = context.submit(std::move(submission));
+  const bool run = recipe_.runs && recipe_.kind == CollectiveKind::Allreduce && in_place &&
+                   recipe_.device == DeviceType::Cpu && recipe_.plan == 0;
+  if (run) {
+    ended_ = context.run(std::move(submission));
+  } else {
+    work_ = context.submit(std::move(submission));
+  }
 }
 
 Shape Call::shape_of(int rank) const {
@@ -104,11 +110,11 @@ oracle::Bytes Call::expected() const {
 }
 
 void Call::check() const {
-  const Status status = work_->wait();
+  const Status status = work_ == nullptr ? ended_ : work_->wait();
   ASSERT_TRUE(status.ok()) << status.message();
   if (recipe_.kind == CollectiveKind::Barrier) return;
-  if (const auto& finished = work_->outcome().finished; finished != nullptr) {
-    const Status run = finished->synchronize();
+  if (work_ != nullptr && work_->outcome().finished != nullptr) {
+    const Status run = work_->outcome().finished->synchronize();
     ASSERT_TRUE(run.ok()) << run.message();
   }
   const oracle::Bytes right = expected();
@@ -129,7 +135,7 @@ void Call::check() const {
 }
 
 void run(Context& context, const Set& set, Recipe recipe) {
-  recipe.awaited = true;
+  recipe.awaited = recipe.runs = true;
   Call(context, set, std::move(recipe)).check();
 }
 

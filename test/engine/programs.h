@@ -46,12 +46,14 @@ struct Recipe {
   PlanId plan = 0;
   /// Who submits it waits at once.
   bool awaited = false;
+  /// By Context::run(), where that is for it.
+  bool runs = false;
 };
 
 /// One rank's part in an operation.
 class Call {
  public:
-  /// Submits it.
+  /// Submits or runs it.
   Call(Context& context, const Set& set, Recipe recipe);
 
   const Work& work() const { return *work_; }
@@ -73,7 +75,9 @@ class Call {
   /// Owned by the submission as well, which may outlive this.
   std::shared_ptr<oracle::Bytes> input_;
   std::shared_ptr<oracle::Bytes> output_;
+  /// Null, and how it ended, when it was run.
   std::shared_ptr<Work> work_;
+  Status ended_;
 };
 
 /// A blocking call, whose result must be the right one.

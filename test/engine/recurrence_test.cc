@@ -5,8 +5,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <chrono>
+#include <functional>
 #include <memory>
 #include <random>
 #include <string>
@@ -28,6 +31,7 @@ using programs::Call;
 using programs::Recipe;
 using programs::Set;
 using ::testing::AllOf;
+using ::testing::AnyOf;
 using ::testing::HasSubstr;
 
 /// Counts the operations of each channel that a rank starts.
@@ -217,6 +221,74 @@ TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
       const std::string left = fmt::format("rank {} has shut down", leaver);
       EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'loss'"), HasSubstr(left)));
       EXPECT_THAT(error_of(Call(context, all, async_loss(5)).work()), HasSubstr(left));
+    });
+  }
+}
+
+/// An all-reduce as a caller runs it that waits for nothing else.
+Status run_loss(Context& context) {
+  const auto values = std::make_shared<std::vector<float>>(3, 1.0F);
+  Submission submission;
+  submission.request.name = "loss";
+  submission.request.shape = {3};
+  submission.input = submission.output = values->data();
+  submission.keepalive = values;
+  return context.run(std::move(submission));
+}
+
+TEST_P(RecurrenceTest, LeavesWhileOthersRun) {
+  for (int leaver = 0; leaver < 3; ++leaver) {
+    run(3, [leaver](Context& context, int rank, std::barrier<>& meeting) {
+      for (int i = 0; i < 5; ++i) ASSERT_TRUE(run_loss(context).ok());
+      meeting.arrive_and_wait();
+      if (rank == leaver) return std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      for (int i = 0; i < 2; ++i) {
+        const Status status = run_loss(context);
+        ASSERT_FALSE(status.ok());
+        EXPECT_THAT(status.message(),
+                    AllOf(HasSubstr("'loss'"), HasSubstr(fmt::format("rank {} has shut down", leaver))));
+      }
+    });
+  }
+}
+
+/// Fails an operation of a name's plan, when it starts or later.
+class FaultyData final : public job::ForwardingData {
+ public:
+  FaultyData(std::unique_ptr<DataPlane> plane, bool at_start)
+      : ForwardingData(std::move(plane)), at_start_(at_start) {}
+
+  Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    const bool faulty = collective.channel >= plan_channel(0, kMostPlans + 1) && collective.sequence == 2;
+    if (!faulty) return ForwardingData::start(collective);
+    if (at_start_) return Status::error("cable cut");
+    return std::unique_ptr<Operation>(std::make_unique<Faulty>());
+  }
+
+ private:
+  struct Faulty final : Operation {
+    Result<Progress> progress() override { return Status::error("cable cut"); }
+    std::vector<int> missing() const override { return {}; }
+  };
+
+  const bool at_start_;
+};
+
+TEST_P(RecurrenceTest, FailsWhileItRuns) {
+  for (const bool at_start : {true, false}) {
+    Job job(3, GetParam());
+    job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+      return rank != 1 ? std::move(plane) : std::make_unique<FaultyData>(std::move(plane), at_start);
+    };
+    std::barrier<> meeting(3);
+    job.run([&meeting](Context& context) {
+      for (int i = 0; i < 4; ++i) ASSERT_TRUE(run_loss(context).ok());
+      meeting.arrive_and_wait();
+      for (int i = 0; i < 2; ++i) {
+        const Status status = run_loss(context);
+        ASSERT_FALSE(status.ok());
+        EXPECT_THAT(status.message(), AllOf(HasSubstr("'loss'"), AnyOf(HasSubstr("cable cut"), HasSubstr("gave up"))));
+      }
     });
   }
 }
