@@ -357,7 +357,9 @@ bool Executor::contains(ChannelId channel) const { return channels_.contains(cha
 
 std::vector<PlanProgress> Executor::enqueued() const {
   std::vector<PlanProgress> progress;
-  for (const auto& [id, channel] : channels_) progress.push_back({id, channel.next_sequence});
+  for (const auto& [id, channel] : channels_) {
+    if (!channel.closed) progress.push_back({id, channel.next_sequence});
+  }
   return progress;
 }
 

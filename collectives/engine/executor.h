@@ -54,7 +54,7 @@ class Executor {
 
   bool idle() const;
 
-  /// Whether there is such a channel, and how many operations were enqueued in each.
+  /// Whether there is such a channel, and how many operations were enqueued in each that is not closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
 
