@@ -5,6 +5,7 @@
 #include <kolo/ops.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "bridge.h"
@@ -47,6 +48,21 @@ OptimizerFamily::OptimizerFamily(const std::shared_ptr<core::Context>& context,
 
 void OptimizerFamily::add(std::size_t number, Member& member) { members_[number] = &member; }
 
+void OptimizerFamily::remove(std::size_t number) noexcept {
+  members_[number] = nullptr;
+  const auto there = [](const Member* member) { return member != nullptr; };
+  // With the last of them the plan of the calls ends.
+  if (std::ranges::none_of(members_, there)) return;
+  try {
+    RoundCall word{.head = {.rank = context_->topology().rank,
+                            .gone = static_cast<std::int32_t>(number)},
+                   .flags = std::vector<bool>(members_.size())};
+    farewells_.push_back({.word = word, .work = say(word)});
+  } catch (const std::exception& failure) {
+    context_->warn(fmt::format("an optimizer that is destroyed: {}", failure.what()));
+  }
+}
+
 // ---- calls ----
 
 bool OptimizerFamily::calls() const {
@@ -57,24 +73,26 @@ bool OptimizerFamily::calls() const {
 
 void OptimizerFamily::call() {
   const auto closed = [](const Member* member) { return member != nullptr && member->closed(); };
-  if (!call_ && std::ranges::any_of(members_, closed)) make_call(/*stepping=*/std::nullopt);
+  // What others have said to a farewell comes first.
+  if (call_ || !farewells_.empty() || std::ranges::none_of(members_, closed)) return;
+  call_ = make_call(/*stepping=*/-1);
 }
 
-void OptimizerFamily::make_call(std::optional<std::size_t> stepping) {
-  RoundCall word{.head = {.rank = context_->topology().rank}};
-  if (stepping) word.head.stepping = static_cast<std::int32_t>(*stepping);
-  for (std::size_t number = 0; number < members_.size(); ++number) {
-    Member* const member = members_[number];
+OptimizerFamily::Call OptimizerFamily::make_call(std::int32_t stepping) const {
+  RoundCall word{.head = {.rank = context_->topology().rank, .stepping = stepping}};
+  for (std::size_t i = 0; i < members_.size(); ++i) {
+    const auto number = static_cast<std::int32_t>(i);
+    Member* const member = members_[i];
     word.flags.push_back(member != nullptr && member->closed());
-    const bool concerned = member != nullptr && member->latecomer() && (!stepping || stepping == number);
+    const bool concerned =
+        member != nullptr && member->latecomer() && (stepping < 0 || stepping == number);
     if (!concerned || word.head.altered_optimizer >= 0) continue;
     if (const std::optional<std::size_t> altered = member->altered()) {
-      word.head.altered_optimizer = static_cast<std::int32_t>(number);
+      word.head.altered_optimizer = number;
       word.head.altered_parameter = static_cast<std::int32_t>(*altered);
     }
   }
-  call_ = Call{.word = word, .in_step = stepping.has_value()};
-  if (calls()) call_->work = say(word);
+  return {.word = word, .work = calls() ? std::optional(say(word)) : std::nullopt};
 }
 
 Work OptimizerFamily::say(const RoundCall& word) const {
@@ -88,17 +106,29 @@ Work OptimizerFamily::say(const RoundCall& word) const {
 
 // ---- what follows from them ----
 
-void OptimizerFamily::meet_in_step(std::size_t number) {
-  do {
-    make_call(number);
-    meet();
-  } while (members_[number]->latecomer());
+void OptimizerFamily::meet() {
+  std::string error;
+  conclude_farewells(/*in_step=*/false, error);
+  call();
+  if (call_) conclude(*std::exchange(call_, std::nullopt), /*in_step=*/false, error);
+  if (!error.empty()) throw Error(error);
 }
 
-void OptimizerFamily::meet() {
-  if (!call_) return;
-  const Call own = *std::exchange(call_, std::nullopt);
+void OptimizerFamily::meet_in_step(std::size_t number) {
   std::string error;
+  conclude_farewells(/*in_step=*/true, error);
+  const Member& member = *members_[number];
+  while (member.closed() || (member.latecomer() && error.empty())) {
+    conclude(make_call(static_cast<std::int32_t>(number)), /*in_step=*/true, error);
+  }
+  if (!error.empty()) throw Error(error);
+}
+
+void OptimizerFamily::conclude_farewells(bool in_step, std::string& error) {
+  for (const Call& farewell : std::exchange(farewells_, {})) conclude(farewell, in_step, error);
+}
+
+void OptimizerFamily::conclude(const Call& own, bool in_step, std::string& error) {
   const auto note = [&error](const auto& action) {
     try {
       action();
@@ -125,23 +155,31 @@ void OptimizerFamily::meet() {
     }
   }
   for (Member* member : meeting) {
-    if (!member->closed()) note([&] { member->join_round(own.in_step); });
+    if (!member->closed()) note([&] { member->join_round(in_step); });
   }
   for (Member* member : meeting) {
-    note([&] { member->finish_rounds(own.in_step); });
+    note([&] { member->finish_rounds(in_step); });
   }
   if (error.empty()) error = disagreement;
-  // All are in step(), or this rank has not heard of the others.
-  if (meeting.empty()) late = {members_[static_cast<std::size_t>(own.word.head.stepping)]};
-  if (meeting.empty() || !disagreement.empty()) {
+  const bool all_step = std::ranges::all_of(calls, [&](const RoundCall& call) {
+    return call.head.stepping >= 0 && std::ranges::find(call.flags, true) == call.flags.end();
+  });
+  if (all_step) late = {members_[static_cast<std::size_t>(own.word.head.stepping)]};
+  if (all_step || !disagreement.empty()) {
     for (Member* member : late) member->settle_latecomer(error);
   }
-  if (!error.empty()) throw Error(error);
 }
 
 /// Why the step is not to be made; empty when nothing is wrong. The same on each rank.
 std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& calls) const {
   const CallHead& first = calls.front().head;
+  for (const RoundCall& call : calls) {
+    if (call.head.gone < 0) continue;
+    const Member* const member = members_[static_cast<std::size_t>(call.head.gone)];
+    if (member == nullptr || !member->latecomer()) continue;
+    return fmt::format("rank {} has destroyed its optimizer, whose gradients others are to step with",
+                       call.head.rank);
+  }
   const auto altered = std::ranges::find_if(
       calls, [](const RoundCall& call) { return call.head.altered_optimizer >= 0; });
   const bool alike = std::ranges::all_of(calls, [&](const RoundCall& call) {
@@ -159,12 +197,15 @@ std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& cal
         head.rank, member->name_of(static_cast<std::size_t>(head.altered_parameter)),
         member->latecomer().value_or(first.rank));
   }
-  const auto other = std::ranges::find_if(
-      calls, [&](const RoundCall& call) { return call.head.stepping != first.stepping; });
+  const auto other = std::ranges::find_if(calls, [&](const RoundCall& call) {
+    return call.head.stepping != first.stepping;
+  });
+  const bool any_elsewhere = std::ranges::any_of(
+      calls, [](const RoundCall& call) { return call.head.stepping < 0; });
   const bool rounds = std::ranges::any_of(calls, [](const RoundCall& call) {
     return std::ranges::find(call.flags, true) != call.flags.end();
   });
-  if (rounds || other == calls.end()) return {};
+  if (other == calls.end() || any_elsewhere || rounds) return {};
   return fmt::format(
       "rank {} calls step() of optimizer {} while rank {} calls that of optimizer {}, after a step in "
       "which backward() has reached no parameter on a rank: call them in the same order on all ranks",

@@ -24,6 +24,8 @@ struct CallHead {
   /// The optimizer, and its parameter, whose gradient is not what it was when a rank came late; or none.
   std::int32_t altered_optimizer = -1;
   std::int32_t altered_parameter = -1;
+  /// The optimizer that this rank has destroyed: why it calls.
+  std::int32_t gone = -1;
 };
 
 /// Its flags, by optimizer: whether this rank has closed a round.
@@ -52,6 +54,8 @@ using RoundCall = Word<CallHead>;
 ///   they were after such a round        throws on all ranks before any parameter changes
 ///   ... on all ranks, in the same       all do the same to averages that are the same: nothing is wrong
 ///   optimizer
+///   an optimizer of several goes        the rank calls, and waits for the others' calls when it next makes one:
+///                                       who waits for it in step() is not to wait for ever
 ///   a call fails (a rank has left, or   the rounds that are closed are finished, which fail as well
 ///   has no optimizer of it any more)
 ///
@@ -94,9 +98,9 @@ class OptimizerFamily {
                   core::PlanId plan);
 
   void add(std::size_t number, Member& member);
-  void remove(std::size_t number) { members_[number] = nullptr; }
+  void remove(std::size_t number) noexcept;
 
-  /// At the end of a backward: calls, unless that was done; or there is no round.
+  /// At the end of a backward: calls, unless that was done, or there is no round.
   void call();
   /// The rest of it. Throws once all rounds are finished.
   void meet();
@@ -106,12 +110,13 @@ class OptimizerFamily {
  private:
   struct Call {
     RoundCall word;
-    bool in_step = false;
     /// None where a call is not needed.
     std::optional<Work> work;
   };
 
-  void make_call(std::optional<std::size_t> stepping);
+  Call make_call(std::int32_t stepping) const;
+  void conclude(const Call& own, bool in_step, std::string& error);
+  void conclude_farewells(bool in_step, std::string& error);
   bool calls() const;
   Work say(const RoundCall& word) const;
   std::string find_disagreement(const std::vector<RoundCall>& calls) const;
@@ -121,7 +126,10 @@ class OptimizerFamily {
   const OwnedPlan plan_;
   /// By number; null where it is gone. All ranks have as many.
   std::vector<Member*> members_;
+  /// Made at the end of a backward.
   std::optional<Call> call_;
+  /// Made when optimizers went, and not concluded yet.
+  std::vector<Call> farewells_;
 };
 
 }  // namespace kolo
