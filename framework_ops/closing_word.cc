@@ -44,10 +44,9 @@ std::string find_disagreement(std::span<const ClosingWord> words,
     }
     if (head.repeats && any_in_backward) {
       return fmt::format(
-          "rank {} calls step() without a backward() since its last one, with gradients that were used "
-          "already, while other ranks have new ones. Call step() once for each backward, or "
-          "zero_grad() before a step without one.",
-          head.rank);
+          "rank {} {} since its last one, with gradients that were used already, while other ranks have "
+          "new ones. Call step() once for each backward, or zero_grad() before a step without one.",
+          head.rank, head.in_step ? "calls step() without a backward()" : "has run no backward()");
     }
   }
   return {};

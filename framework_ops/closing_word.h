@@ -28,7 +28,7 @@ struct ClosingHead {
   Trouble trouble = Trouble::None;
   /// It closes the round in step(), not at the end of a backward.
   bool in_step = false;
-  /// It does so without a backward since the last step, holding gradients that were used there.
+  /// It has run no backward since the last step, and holds gradients that were used there.
   bool repeats = false;
   /// It has left a gradient for another round.
   bool carries = false;

@@ -54,9 +54,9 @@ void OptimizerFamily::remove(std::size_t number) noexcept {
   // With the last of them the plan of the calls ends.
   if (std::ranges::none_of(members_, there)) return;
   try {
-    RoundCall word{.head = {.rank = context_->topology().rank,
-                            .gone = static_cast<std::int32_t>(number)},
-                   .flags = std::vector<bool>(members_.size())};
+    RoundCall word{
+        .head = {.rank = context_->topology().rank, .gone = static_cast<std::int32_t>(number)},
+        .flags = std::vector<bool>(members_.size())};
     farewells_.push_back({.word = word, .work = say(word)});
   } catch (const std::exception& failure) {
     context_->warn(fmt::format("an optimizer that is destroyed: {}", failure.what()));
@@ -177,8 +177,9 @@ std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& cal
     if (call.head.gone < 0) continue;
     const Member* const member = members_[static_cast<std::size_t>(call.head.gone)];
     if (member == nullptr || !member->latecomer()) continue;
-    return fmt::format("rank {} has destroyed its optimizer, whose gradients others are to step with",
-                       call.head.rank);
+    return fmt::format(
+        "rank {} has destroyed its optimizer, whose gradients others are to step with",
+        call.head.rank);
   }
   const auto altered = std::ranges::find_if(
       calls, [](const RoundCall& call) { return call.head.altered_optimizer >= 0; });
@@ -188,27 +189,32 @@ std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& cal
   if (altered != calls.end() && !alike) {
     const CallHead& head = altered->head;
     const Member* const member = members_[static_cast<std::size_t>(head.altered_optimizer)];
-    if (member == nullptr) return "the gradients of an optimizer that is destroyed here were altered";
+    if (member == nullptr)
+      return "the gradients of an optimizer that is destroyed here were altered";
     return fmt::format(
-        "rank {} has altered the gradient of '{}' since it was reduced, by clipping or scaling it, for "
-        "example. The same was not done on rank {}, where backward() had reached no parameter, so that "
-        "the gradients were reduced only in step(). Let backward() reach a parameter on every rank (add "
+        "rank {} has altered the gradient of '{}' since it was reduced, by clipping or scaling it, "
+        "for "
+        "example. The same was not done on rank {}, where backward() had reached no parameter, so "
+        "that "
+        "the gradients were reduced only in step(). Let backward() reach a parameter on every rank "
+        "(add "
         "0 * output.sum() to the loss), or leave the gradients as they are.",
         head.rank, member->name_of(static_cast<std::size_t>(head.altered_parameter)),
         member->latecomer().value_or(first.rank));
   }
-  const auto other = std::ranges::find_if(calls, [&](const RoundCall& call) {
-    return call.head.stepping != first.stepping;
-  });
-  const bool any_elsewhere = std::ranges::any_of(
-      calls, [](const RoundCall& call) { return call.head.stepping < 0; });
+  const auto other = std::ranges::find_if(
+      calls, [&](const RoundCall& call) { return call.head.stepping != first.stepping; });
+  const bool any_elsewhere =
+      std::ranges::any_of(calls, [](const RoundCall& call) { return call.head.stepping < 0; });
   const bool rounds = std::ranges::any_of(calls, [](const RoundCall& call) {
     return std::ranges::find(call.flags, true) != call.flags.end();
   });
   if (other == calls.end() || any_elsewhere || rounds) return {};
   return fmt::format(
-      "rank {} calls step() of optimizer {} while rank {} calls that of optimizer {}, after a step in "
-      "which backward() has reached no parameter on a rank: call them in the same order on all ranks",
+      "rank {} calls step() of optimizer {} while rank {} calls that of optimizer {}, after a step "
+      "in "
+      "which backward() has reached no parameter on a rank: call them in the same order on all "
+      "ranks",
       first.rank, first.stepping, other->head.rank, other->head.stepping);
 }
 

@@ -13,26 +13,30 @@
 #include "bridge.h"
 #include "global.h"
 #include "same_on_all_ranks.h"
+#include "wrapping_checks.h"
 
 namespace kolo {
 namespace {
 
 using Clock = core::Clock;
 
-std::vector<std::string> describe(const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
-                                  const DistributedOptimizerOptions& options) {
-  std::vector<std::string> lines = {
-      c10::str("reduce op ", core::to_string(detail::to_core(options.op))),
-      c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
-  for (const auto& [name, tensor] : parameters) {
-    lines.push_back(c10::str("'", name, "' ", tensor.scalar_type(), " ", tensor.sizes()));
-    // Gradients have the parameter's layout.
-    if (!tensor.is_contiguous()) lines.back() += c10::str(" with strides ", tensor.strides());
-  }
-  return lines;
-}
-
 }  // namespace
+
+/// For other ranks, also in the rounds of the optimizer's family.
+class DistributedOptimizer::Reducer::Waiting {
+ public:
+  explicit Waiting(Reducer& reducer) : reducer_(reducer) {}
+  ~Waiting() {
+    reducer_.exposed_ += Clock::now() - begin_;
+    reducer_.record("wait", begin_);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  Reducer& reducer_;
+  const Clock::time_point begin_ = Clock::now();
+};
 
 DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
                                        const DistributedOptimizerOptions& options)
@@ -47,9 +51,10 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
     names_.push_back(prefix_ + name);
     gradients_.emplace_back(tensor, gradients_.size());
   }
-  if (refusal.empty()) refusal = find_refusal();
+  if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
-                                    describe(parameters, options), refusal, options.process_set);
+                                    detail::describe(parameters, options), refusal,
+                                    options.process_set);
   if (!alone_) {
     tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
     adopt(tuning_->first_groups());
@@ -57,24 +62,6 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
-}
-
-/// Why this optimizer cannot be made; empty when it can.
-std::string DistributedOptimizer::Reducer::find_refusal() const {
-  if (options_.backward_passes_per_step < 1) {
-    return c10::str("backward_passes_per_step must be at least 1, not ",
-                    options_.backward_passes_per_step);
-  }
-  for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    const std::string unfit = detail::refusal(*context_, gradients_[i].parameter());
-    if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
-    if (is_watched(*gradients_[i].accumulator())) {
-      return c10::str("parameter '", names_[i].substr(prefix_.size()),
-                      "' already belongs to another DistributedOptimizer. Give each parameter to "
-                      "one optimizer only, or destroy the other one first.");
-    }
-  }
-  return {};
 }
 
 std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
@@ -206,6 +193,7 @@ void DistributedOptimizer::Reducer::reduce_local() {
     if (!closes && !latecomer_) return;
     if (closes) close_round(/*failed=*/false, /*in_step=*/true);
   }
+  const Waiting waiting(*this);
   place_.family->meet_in_step(place_.number);
 }
 
@@ -305,6 +293,7 @@ void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
 void DistributedOptimizer::Reducer::call_others() { place_.family->call(); }
 
 void DistributedOptimizer::Reducer::finish_backward() {
+  const Waiting waiting(*this);
   place_.family->call();
   place_.family->meet();
 }
@@ -333,12 +322,9 @@ void DistributedOptimizer::Reducer::settle_latecomer(const std::string& error) {
 void DistributedOptimizer::Reducer::finish_rounds(bool in_step) {
   const std::lock_guard lock(mutex_);
   const torch::NoGradGuard no_grad;
-  const Clock::time_point begin = Clock::now();
   std::string error;
   while (finish_round(error)) close_round(/*failed=*/false, in_step);
   local_ = false;
-  exposed_ += Clock::now() - begin;
-  record("wait", begin);
   refused_ = error;
   for (RoundGradient& gradient : gradients_) {
     if (latecomer_) {

@@ -104,6 +104,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   double exposed_seconds() const { return exposed_.count(); }
 
  private:
+  class Waiting;
+
   /// Of the round under way, by group of the plan.
   struct Group {
     std::size_t expected = 0;
@@ -112,7 +114,6 @@ class DistributedOptimizer::Reducer final : public GradientListener,
     std::shared_ptr<core::OperationTimes> times;
   };
 
-  std::string find_refusal() const;
   std::vector<torch::Tensor> tensors() const;
   void adopt(const core::Grouping& groups);
   void require_plan() const;

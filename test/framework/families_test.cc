@@ -1,5 +1,5 @@
-// Ranks whose backward reaches other optimizers, or none; and optimizers that go while others go on. Right
-// numbers on all ranks, or an error on all.
+// Ranks whose backward reaches other optimizers, or none; and optimizers that go while others go
+// on. Right numbers on all ranks, or an error on all.
 
 #include <array>
 #include <memory>
@@ -105,8 +105,7 @@ TEST_F(LatecomersTest, GradientsThatNobodyAlters) {
 
 TEST_F(LatecomersTest, GradientsThatAreClipped) {
   if (alone_) return;
-  expect_alteration_is_found(
-      [&] { torch::nn::utils::clip_grad_norm_(net_->parameters(), 1e-3); });
+  expect_alteration_is_found([&] { torch::nn::utils::clip_grad_norm_(net_->parameters(), 1e-3); });
 }
 
 // It multiplies by 1.
@@ -167,7 +166,8 @@ TEST_F(LatecomersTest, GradientsThatAreAlteredBetweenTwoBackwards) {
   expect_right_training(10);
 }
 
-// The one that comes late runs its backwards in vain, and is called in step() for each of the others'.
+// The one that comes late runs its backwards in vain, and is called in step() for each of the
+// others'.
 TEST_F(LatecomersTest, SeveralBackwardsBeforeAStep) {
   if (alone_) return;
   for (int step = 0; step < 6; ++step) {
@@ -309,8 +309,9 @@ struct Pair {
 
 class FamiliesTest : public FrameworkTest {
  protected:
-  /// Steps with each combination of what two backwards reach on even and on odd ranks, and one more step that
-  /// reaches both: right numbers, or an error on all ranks. Gives how many combinations failed.
+  /// Steps with each combination of what two backwards reach on even and on odd ranks, and one more
+  /// step that reaches both: right numbers, or an error on all ranks. Gives how many combinations
+  /// failed.
   using Step = std::function<void(Pair&, int step, const std::array<int, 2>& first,
                                   const std::array<int, 2>& second)>;
   static int run_all(const Step& step) {
