@@ -5,6 +5,7 @@
 
 #include <exception>
 #include <functional>
+#include <utility>
 
 namespace kolo {
 namespace {
@@ -55,6 +56,11 @@ void BackwardRun::wait() {
 }
 
 void BackwardRun::Ending::wait_for_next() {
+  if (!std::exchange(called, true)) {
+    for (const auto& [id, run] : waiting) {
+      if (run->synchronises_) run->owner_->call_others();
+    }
+  }
   BackwardRun& next = *waiting.begin()->second;
   waiting.erase(waiting.begin());
   next.wait();

@@ -15,7 +15,8 @@ namespace kolo {
 /// backward is over, or drops it when an exception ends the backward.
 ///
 /// A run may reach several optimizers, in another order on each rank. So each of them closes its round
-/// before any waits for what the other ranks say, and they wait in the order of their ids.
+/// before any waits for what the other ranks say, and they wait in the order of their ids. What ranks
+/// do about optimizers that others have not reached: optimizer_family.h.
 class BackwardRun : public std::enable_shared_from_this<BackwardRun> {
  public:
   /// Process set and plan: the same on all ranks, and another one for each optimizer.
@@ -27,7 +28,9 @@ class BackwardRun : public std::enable_shared_from_this<BackwardRun> {
     virtual Id id() const = 0;
     /// Not to wait for other ranks. `failed`: an exception has ended the run.
     virtual void end_backward(const BackwardRun& run, bool failed) = 0;
-    /// After all owners' end_backward(), if the run synchronises. May throw.
+    /// After all owners' end_backward(), if the run synchronises. Not to wait for other ranks.
+    virtual void call_others() = 0;
+    /// After all owners' call_others(), if the run synchronises. May throw.
     virtual void finish_backward() = 0;
   };
 
@@ -49,6 +52,7 @@ class BackwardRun : public std::enable_shared_from_this<BackwardRun> {
   /// thread may end them, and another one drop them.
   struct Ending {
     std::map<Id, BackwardRun*> waiting;
+    bool called = false;
 
     void wait_for_next();
   };

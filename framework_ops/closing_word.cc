@@ -3,48 +3,32 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
-#include <type_traits>
 
 namespace kolo {
 
-static_assert(std::is_trivially_copyable_v<ClosingWord::Head>);
-
-void ClosingWord::write(std::uint8_t* bytes) const {
-  std::memset(bytes, 0, ClosingWord::bytes(has_gradient.size()));
-  std::memcpy(bytes, &head, sizeof(Head));
-  std::uint8_t* bits = bytes + sizeof(Head);
-  for (std::size_t i = 0; i < has_gradient.size(); ++i) {
-    if (has_gradient[i]) bits[i / 8] = static_cast<std::uint8_t>(bits[i / 8] | (1U << (i % 8)));
-  }
-}
-
-ClosingWord ClosingWord::read(const std::uint8_t* bytes, std::size_t parameters) {
-  ClosingWord word;
-  std::memcpy(&word.head, bytes, sizeof(Head));
-  const std::uint8_t* bits = bytes + sizeof(Head);
-  for (std::size_t i = 0; i < parameters; ++i) {
-    word.has_gradient.push_back(((bits[i / 8] >> (i % 8)) & 1U) != 0);
-  }
-  return word;
+std::optional<int> find_latecomer(std::span<const ClosingWord> words) {
+  const auto in_step = [](const ClosingWord& word) { return word.head.in_step; };
+  const auto late = std::ranges::find_if(words, in_step);
+  if (late == words.end() || std::ranges::all_of(words, in_step)) return std::nullopt;
+  return late->head.rank;
 }
 
 std::string find_disagreement(std::span<const ClosingWord> words,
                               std::span<const std::string> parameter_names) {
-  const ClosingWord::Head& first = words.front().head;
+  const ClosingHead& first = words.front().head;
   const auto in_backward = [](const ClosingWord& word) { return !word.head.in_step; };
   const bool any_in_backward = std::ranges::any_of(words, in_backward);
   for (const ClosingWord& word : words) {
-    const ClosingWord::Head& head = word.head;
+    const ClosingHead& head = word.head;
     switch (head.trouble) {
-      case ClosingWord::Trouble::None:
+      case ClosingHead::Trouble::None:
         break;
-      case ClosingWord::Trouble::Exception:
+      case ClosingHead::Trouble::Exception:
         return fmt::format(
             "backward() ended with an exception on rank {}, so the gradients of this step are "
             "incomplete on all ranks",
             head.rank);
-      case ClosingWord::Trouble::UnfitGradient:
+      case ClosingHead::Trouble::UnfitGradient:
         return fmt::format(
             "the gradient of '{}' on rank {} is sparse, or is not of the parameter's shape, dtype and "
             "device: only dense (strided) gradients can be reduced, so call to_dense() first, or take "
@@ -60,10 +44,9 @@ std::string find_disagreement(std::span<const ClosingWord> words,
     }
     if (head.repeats && any_in_backward) {
       return fmt::format(
-          "rank {} calls step() without a backward() since its last one, with gradients that were used "
-          "already, while other ranks have new ones. Call step() once for each backward, or "
-          "zero_grad() before a step without one.",
-          head.rank);
+          "rank {} {} since its last one, with gradients that were used already, while other ranks have "
+          "new ones. Call step() once for each backward, or zero_grad() before a step without one.",
+          head.rank, head.in_step ? "calls step() without a backward()" : "has run no backward()");
     }
   }
   return {};

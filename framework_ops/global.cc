@@ -4,6 +4,7 @@
 #include <kolo/init.h>
 
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <optional>
 
@@ -13,6 +14,8 @@ namespace {
 struct Global {
   std::mutex mutex;
   std::shared_ptr<core::Context> context;
+  /// By process set, of that Context.
+  std::map<core::ChannelId, std::weak_ptr<OptimizerFamily>> families;
 };
 
 Global& global() {
@@ -39,6 +42,18 @@ std::shared_ptr<core::Context> current_context() {
   return state.context;
 }
 
+std::shared_ptr<OptimizerFamily> latest_family(core::ChannelId process_set) {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  return state.families[process_set].lock();
+}
+
+void set_latest_family(core::ChannelId process_set, const std::shared_ptr<OptimizerFamily>& family) {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  state.families[process_set] = family;
+}
+
 }  // namespace detail
 
 void init() {
@@ -60,6 +75,7 @@ void shutdown() noexcept {
   {
     const std::lock_guard lock(state.mutex);
     context.swap(state.context);
+    state.families.clear();
   }
   // Others may hold the context, too, so its destructor is not enough.
   if (context != nullptr) context->leave();

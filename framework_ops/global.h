@@ -6,9 +6,17 @@
 
 #include "context/context.h"
 
+namespace kolo {
+class OptimizerFamily;
+}
+
 namespace kolo::detail {
 
 /// @throws kolo::Error before kolo::init() and after kolo::shutdown().
 std::shared_ptr<core::Context> current_context();
+
+/// To which the optimizers of this process set belong that were made last; null when these are gone.
+std::shared_ptr<OptimizerFamily> latest_family(core::ChannelId process_set);
+void set_latest_family(core::ChannelId process_set, const std::shared_ptr<OptimizerFamily>& family);
 
 }  // namespace kolo::detail

@@ -13,52 +13,48 @@
 #include "bridge.h"
 #include "global.h"
 #include "same_on_all_ranks.h"
+#include "wrapping_checks.h"
 
 namespace kolo {
 namespace {
 
 using Clock = core::Clock;
 
-std::vector<std::string> describe(const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
-                                  const DistributedOptimizerOptions& options) {
-  std::vector<std::string> lines = {
-      c10::str("reduce op ", core::to_string(detail::to_core(options.op))),
-      c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
-  for (const auto& [name, tensor] : parameters) {
-    lines.push_back(c10::str("'", name, "' ", tensor.scalar_type(), " ", tensor.sizes()));
-    // Gradients have the parameter's layout.
-    if (!tensor.is_contiguous()) lines.back() += c10::str(" with strides ", tensor.strides());
-  }
-  return lines;
-}
-
-/// A plan of the process set that no other optimizer has. Not all ranks have taken part in making the same
-/// optimizers before.
-core::PlanId agree_on_plan(core::Context& context, const ProcessSet& process_set) {
-  torch::Tensor number = torch::tensor(static_cast<std::int64_t>(context.take_number()));
-  allreduce_(number, {.name = "optimizer_number", .op = ReduceOp::Max, .process_set = process_set});
-  const auto plan = number.item<std::int64_t>() + 1;
-  if (plan <= core::kMostPlans) return static_cast<core::PlanId>(plan);
-  throw Error(c10::str("DistributedOptimizer: a process set can have ", core::kMostPlans,
-                       " of them in the life of a program. Make it once, not in every epoch."));
-}
-
 }  // namespace
+
+/// For other ranks, also in the rounds of the optimizer's family.
+class DistributedOptimizer::Reducer::Waiting {
+ public:
+  explicit Waiting(Reducer& reducer) : reducer_(reducer) {}
+  ~Waiting() {
+    reducer_.exposed_ += Clock::now() - begin_;
+    reducer_.record("wait", begin_);
+  }
+  Waiting(const Waiting&) = delete;
+  Waiting& operator=(const Waiting&) = delete;
+
+ private:
+  Reducer& reducer_;
+  const Clock::time_point begin_ = Clock::now();
+};
 
 DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
                                        const DistributedOptimizerOptions& options)
     : context_(detail::current_context()),
       options_(options),
-      id_(options.process_set.id(), agree_on_plan(*context_, options.process_set)),
-      prefix_(c10::str("optimizer", id_.second - 1, "/")),
+      place_(OptimizerFamily::enter(context_, options.process_set)),
+      owned_plan_(context_, options.process_set.id(), place_.plan),
+      id_(options.process_set.id(), place_.plan),
+      prefix_(c10::str("optimizer", id_.second / 2, "/")),
       alone_(context_->topology().size == 1) {
   for (const auto& [name, tensor] : parameters) {
     names_.push_back(prefix_ + name);
     gradients_.emplace_back(tensor, gradients_.size());
   }
-  if (refusal.empty()) refusal = find_refusal();
+  if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
-                                    describe(parameters, options), refusal, options.process_set);
+                                    detail::describe(parameters, options), refusal,
+                                    options.process_set);
   if (!alone_) {
     tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
     adopt(tuning_->first_groups());
@@ -66,24 +62,6 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
-}
-
-/// Why this optimizer cannot be made; empty when it can.
-std::string DistributedOptimizer::Reducer::find_refusal() const {
-  if (options_.backward_passes_per_step < 1) {
-    return c10::str("backward_passes_per_step must be at least 1, not ",
-                    options_.backward_passes_per_step);
-  }
-  for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    const std::string unfit = detail::refusal(*context_, gradients_[i].parameter());
-    if (!unfit.empty()) return c10::str("parameter '", names_[i].substr(prefix_.size()), "': ", unfit);
-    if (is_watched(*gradients_[i].accumulator())) {
-      return c10::str("parameter '", names_[i].substr(prefix_.size()),
-                      "' already belongs to another DistributedOptimizer. Give each parameter to "
-                      "one optimizer only, or destroy the other one first.");
-    }
-  }
-  return {};
 }
 
 std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
@@ -111,9 +89,10 @@ void DistributedOptimizer::Reducer::require_plan() const {
   throw Error(prefix_ + ": there was not enough memory for its gradients, and it cannot go on");
 }
 
-DistributedOptimizer::Reducer::~Reducer() = default;
+DistributedOptimizer::Reducer::~Reducer() { place_.family->remove(place_.number); }
 
 void DistributedOptimizer::Reducer::watch() {
+  place_.family->add(place_.number, *this);
   if (alone_) return;
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
     kolo::watch(*gradients_[i].accumulator(), weak_from_this(), i);
@@ -160,12 +139,15 @@ std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
   const bool synchronises = no_sync_ == 0 && passes_ + 1 >= options_.backward_passes_per_step;
   backward = BackwardRun::begin(shared_from_this(), synchronises);
   backward_ = backward;
+  open_backward_ = backward.get();
   if (synchronises) expect_gradients();
   return backward;
 }
 
 void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bool failed) {
   const std::lock_guard lock(mutex_);
+  // Its round may be closed, by a family that met while an exception ended it.
+  if (std::exchange(open_backward_, nullptr) != &backward) return;
   ++passes_;
   record("backward", backward.began());
   if (!backward.synchronises()) {
@@ -200,29 +182,39 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
   check_step([this] { require_hooks(); });
-  const std::lock_guard lock(mutex_);
-  const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
-  if (!fresh && !local_ && round_ > 0) {
-    if (refused_.empty()) return;
-    throw Error(c10::str("step() would use gradients that were refused: ", refused_,
-                         ". Run backward() again first."));
+  {
+    const std::lock_guard lock(mutex_);
+    const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
+    const bool closes = fresh || local_ || round_ == 0;
+    if (!closes && !refused_.empty()) {
+      throw Error(c10::str("step() would use gradients that were refused: ", refused_,
+                           ". Run backward() again first."));
+    }
+    if (!closes && !latecomer_) return;
+    if (closes) close_round(/*failed=*/false, /*in_step=*/true);
   }
-  close_round(/*failed=*/false, /*in_step=*/true);
-  finish_rounds();
+  const Waiting waiting(*this);
+  place_.family->meet_in_step(place_.number);
 }
 
 void DistributedOptimizer::Reducer::check_step(const std::function<void()>& check) {
   try {
     check();
   } catch (const Error&) {
-    if (!alone_) {
-      const std::lock_guard lock(mutex_);
-      close_round(/*failed=*/true, /*in_step=*/true);
-      // What it comes to is for the others: here the reason itself is on its way.
-      std::string told;
-      finish_round(told);
-    }
+    if (!alone_) tell_failure();
     throw;
+  }
+}
+
+void DistributedOptimizer::Reducer::tell_failure() {
+  {
+    const std::lock_guard lock(mutex_);
+    close_round(/*failed=*/true, /*in_step=*/true);
+  }
+  try {
+    place_.family->meet_in_step(place_.number);
+  } catch (const Error&) {
+    // What it comes to is for the others: here the reason itself is on its way.
   }
 }
 
@@ -262,7 +254,7 @@ void DistributedOptimizer::Reducer::start(std::size_t group) {
   for (const std::size_t index : plan_->groups()[group].parameters) {
     RoundGradient& gradient = gradients_[index];
     if (!gradient.take(*plan_, packing)) {
-      word_.head.trouble = ClosingWord::Trouble::UnfitGradient;
+      word_.head.trouble = ClosingHead::Trouble::UnfitGradient;
       word_.head.parameter = static_cast<std::int32_t>(index);
     }
     if (track_) parts.push_back({names_[index], gradient.taken() ? gradient.ready() : Clock::now()});
@@ -282,34 +274,65 @@ void DistributedOptimizer::Reducer::start(std::size_t group) {
 void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
   require_plan();
   const torch::NoGradGuard no_grad;
-  word_.head.repeats = in_step && round_ == 0 && passes_ == 0 &&
+  // Without a backward of its own it may still have been called in one: that is right with Average alone.
+  word_.head.repeats = (in_step || options_.op != ReduceOp::Average) && round_ == 0 && passes_ == 0 &&
                        std::ranges::any_of(gradients_, &RoundGradient::holds_result);
   while (next_group_ < groups_.size()) start(next_group_++);
   if (in_step) began_.reset();
-  if (failed) word_.head.trouble = ClosingWord::Trouble::Exception;
+  if (failed) word_.head.trouble = ClosingHead::Trouble::Exception;
   word_.head.step = step_;
   word_.head.round = round_++;
   word_.head.rank = context_->topology().rank;
   word_.head.in_step = in_step;
   word_.head.carries = std::ranges::any_of(gradients_, &RoundGradient::fresh);
-  for (const RoundGradient& gradient : gradients_) word_.has_gradient.push_back(gradient.taken());
-  words_ = say(std::exchange(word_, {}));
+  for (const RoundGradient& gradient : gradients_) word_.flags.push_back(gradient.taken());
+  words_ = submit({.kind = core::CollectiveKind::Allgather, .name = "closing_word"},
+                  std::exchange(word_, {}).to_bytes());
 }
+
+void DistributedOptimizer::Reducer::call_others() { place_.family->call(); }
 
 void DistributedOptimizer::Reducer::finish_backward() {
-  const std::lock_guard lock(mutex_);
-  finish_rounds();
+  const Waiting waiting(*this);
+  place_.family->call();
+  place_.family->meet();
 }
 
-void DistributedOptimizer::Reducer::finish_rounds() {
+/// A backward that has reached it, and not ended, ends with an exception.
+void DistributedOptimizer::Reducer::join_round(bool in_step) {
+  const std::lock_guard lock(mutex_);
+  began_.reset();
+  close_round(/*failed=*/std::exchange(open_backward_, nullptr) != nullptr, in_step);
+}
+
+std::optional<std::size_t> DistributedOptimizer::Reducer::altered() {
+  const std::lock_guard lock(mutex_);
+  const auto found = std::ranges::find_if(gradients_, &RoundGradient::altered);
+  if (found == gradients_.end()) return std::nullopt;
+  return static_cast<std::size_t>(found - gradients_.begin());
+}
+
+void DistributedOptimizer::Reducer::settle_latecomer(const std::string& error) {
+  const std::lock_guard lock(mutex_);
+  latecomer_.reset();
+  std::ranges::for_each(gradients_, &RoundGradient::forget);
+  if (!error.empty()) refused_ = error;
+}
+
+void DistributedOptimizer::Reducer::finish_rounds(bool in_step) {
+  const std::lock_guard lock(mutex_);
   const torch::NoGradGuard no_grad;
-  const Clock::time_point begin = Clock::now();
   std::string error;
-  while (finish_round(error)) close_round(/*failed=*/false, /*in_step=*/false);
+  while (finish_round(error)) close_round(/*failed=*/false, in_step);
   local_ = false;
-  exposed_ += Clock::now() - begin;
-  record("wait", begin);
   refused_ = error;
+  for (RoundGradient& gradient : gradients_) {
+    if (latecomer_) {
+      gradient.remember();
+    } else {
+      gradient.forget();
+    }
+  }
   if (!error.empty()) throw Error(error);
 }
 
@@ -323,7 +346,11 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
     }
   };
   std::vector<ClosingWord> words;
-  note([&] { words = hear(*words_); });
+  latecomer_.reset();
+  note([&] {
+    Work work = *std::exchange(words_, std::nullopt);
+    words = ClosingWord::from_bytes(work.result(), gradients_.size());
+  });
   for (Group& group : groups_) {
     note([&] { group.work->wait(); });
     group.work.reset();
@@ -331,13 +358,16 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   next_group_ = 0;
   streams_.clear();
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    const auto has_gradient = [i](const ClosingWord& word) { return word.has_gradient[i]; };
+    const auto has_gradient = [i](const ClosingWord& word) { return word.flags[i]; };
     gradients_[i].finish(*plan_, std::ranges::any_of(words, has_gradient));
   }
   if (!error.empty()) return false;
   error = find_disagreement(words, names_);
   follow(words);
-  if (error.empty()) improve_plan(words.front().head.rank);
+  if (error.empty()) {
+    latecomer_ = find_latecomer(words);
+    improve_plan(words.front().head.rank);
+  }
   return error.empty() &&
          std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.carries; });
 }
@@ -349,15 +379,6 @@ void DistributedOptimizer::Reducer::follow(const std::vector<ClosingWord>& words
   };
   std::tie(step_, round_) = std::ranges::max(words | std::views::transform(place));
   ++round_;
-  const ClosingWord& own = *std::ranges::find(words, context_->topology().rank,
-                                              [](const ClosingWord& w) { return w.head.rank; });
-  const bool all_in_step =
-      std::ranges::all_of(words, [](const ClosingWord& word) { return word.head.in_step; });
-  if (!own.head.in_step || all_in_step || std::exchange(warned_, true)) return;
-  context_->warn(c10::str(
-      prefix_, ": in step ", step_, " backward() reached no parameter on this rank, unlike on others. "
-      "Its gradients became averages in step(): what the program did to them before, such as clipping, "
-      "was not done to the average on this rank, and the ranks' parameters may differ from now on."));
 }
 
 /// Until groups are adopted that follow from what rounds have shown.
@@ -378,23 +399,6 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
   adopt(*groups);
   tuning_->tell(*context_, prefix_.substr(0, prefix_.size() - 1), track_);
   tuning_.reset();
-}
-
-Work DistributedOptimizer::Reducer::say(const ClosingWord& word) const {
-  const torch::Tensor own = torch::empty(
-      {static_cast<std::int64_t>(ClosingWord::bytes(gradients_.size()))}, torch::kUInt8);
-  word.write(own.data_ptr<std::uint8_t>());
-  return submit({.kind = core::CollectiveKind::Allgather, .name = "closing_word"}, own);
-}
-
-std::vector<ClosingWord> DistributedOptimizer::Reducer::hear(Work work) const {
-  const torch::Tensor all = work.result();
-  const std::size_t bytes = ClosingWord::bytes(gradients_.size());
-  std::vector<ClosingWord> words;
-  for (std::size_t at = 0; at < static_cast<std::size_t>(all.numel()); at += bytes) {
-    words.push_back(ClosingWord::read(all.data_ptr<std::uint8_t>() + at, gradients_.size()));
-  }
-  return words;
 }
 
 /// An operation of the plan, in place where it reduces.

@@ -19,6 +19,8 @@
 #include "gradient_hooks.h"
 #include "gradient_plan.h"
 #include "group_tuning.h"
+#include "optimizer_family.h"
+#include "owned_plan.h"
 #include "round_gradient.h"
 
 namespace kolo {
@@ -38,21 +40,22 @@ struct Call;
 ///   ... again (a backward inside a      it is left for the next round, also if its group has not started:
 ///   backward)                           what is added to what must not depend on the groups
 ///   ... in one that does not            it is fresh, until a later round takes it
-///   that backward ends                  the round closes: the groups that are left start, with what the
-///                                       parameters hold (nothing: zeros), the word is said, everything
-///                                       is waited for. Another round follows if any rank has left a
+///   that backward ends, or another      the round closes: the groups that are left start, with what the
+///   rank has closed the round           parameters hold (nothing: zeros), the word is said, everything
+///   (optimizer_family.h)                is waited for. Another round follows if any rank has left a
 ///                                       gradient for it
 ///   ... or is ended by an exception     the same, so that no rank waits; the word says so, and the
 ///                                       other ranks' backward throws
-///   step() with fresh gradients, or     as at the end of a backward
-///   with no round since the last step
+///   step() with fresh gradients, or     as at the end of a backward. If others are in one, this rank has
+///   with no round since the last step   come late, and step() needs a word from all (optimizer_family.h)
 ///   step() whose checks fail            as for an exception: the word says so
 ///   all words of a round are there      a parameter that any rank had a new gradient for gets the
 ///                                       result; the others keep what they had. The round is refused on
 ///                                       all ranks, by an exception, if any word tells of trouble or of
 ///                                       another step or round; step() then throws, too, until a round
 ///                                       was accepted
-///   a rank leaves                       operations that it has not submitted fail on the others
+///   a rank leaves, or destroys its      operations that it has not submitted fail on the others
+///   optimizer
 ///
 /// Counting the rounds that are accepted:
 ///
@@ -71,6 +74,7 @@ struct Call;
 /// backward the caller's stream waits for the groups.
 class DistributedOptimizer::Reducer final : public GradientListener,
                                             public BackwardRun::Owner,
+                                            public OptimizerFamily::Member,
                                             public std::enable_shared_from_this<Reducer> {
  public:
   using NamedParameters = std::vector<std::pair<std::string, torch::Tensor>>;
@@ -100,6 +104,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   double exposed_seconds() const { return exposed_.count(); }
 
  private:
+  class Waiting;
+
   /// Of the round under way, by group of the plan.
   struct Group {
     std::size_t expected = 0;
@@ -108,7 +114,6 @@ class DistributedOptimizer::Reducer final : public GradientListener,
     std::shared_ptr<core::OperationTimes> times;
   };
 
-  std::string find_refusal() const;
   std::vector<torch::Tensor> tensors() const;
   void adopt(const core::Grouping& groups);
   void require_plan() const;
@@ -119,18 +124,25 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::shared_ptr<BackwardRun> current_backward();
   BackwardRun::Id id() const override { return id_; }
   void end_backward(const BackwardRun& backward, bool failed) override;
+  void call_others() override;
   void finish_backward() override;
 
+  bool closed() const override { return words_.has_value(); }
+  void join_round(bool in_step) override;
+  void finish_rounds(bool in_step) override;
+  std::optional<int> latecomer() const override { return latecomer_; }
+  std::optional<std::size_t> altered() override;
+  std::string name_of(std::size_t parameter) const override { return names_[parameter]; }
+  void settle_latecomer(const std::string& error) override;
+
   void reduce_local();
-  void finish_rounds();
+  void tell_failure();
   void require_hooks() const;
   void expect_gradients();
   void start_groups();
   void start(std::size_t group);
   void close_round(bool failed, bool in_step);
   bool finish_round(std::string& error);
-  Work say(const ClosingWord& word) const;
-  std::vector<ClosingWord> hear(Work work) const;
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
   Work submit(detail::Call call, const torch::Tensor& input) const;
@@ -138,6 +150,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   const std::shared_ptr<core::Context> context_;
   const DistributedOptimizerOptions options_;
+  const OptimizerFamily::Place place_;
+  const OwnedPlan owned_plan_;
   const BackwardRun::Id id_;
   /// Of the names of this optimizer's operations.
   const std::string prefix_;
@@ -154,7 +168,9 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   /// In which its gradients have come.
   detail::GpuStreams streams_;
   std::weak_ptr<BackwardRun> backward_;
-  /// Of the round that has closed last: its own word, and all ranks'.
+  /// The same, as long as it has not closed its round.
+  const BackwardRun* open_backward_ = nullptr;
+  /// Of the round that is under way or closed: its own word, and all ranks'.
   ClosingWord word_;
   std::optional<Work> words_;
   std::optional<core::Timeline::Track> track_;
@@ -165,7 +181,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::optional<core::Clock::time_point> began_;
   /// Why the last round was not to be used; empty when it was.
   std::string refused_;
-  bool warned_ = false;
+  /// Of the last round: see OptimizerFamily.
+  std::optional<int> latecomer_;
 
   int no_sync_ = 0;
   /// Backward passes since the last step, and whether any has left something local.

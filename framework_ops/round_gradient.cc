@@ -7,6 +7,21 @@
 #include "gradient_hooks.h"
 
 namespace kolo {
+namespace {
+
+bool same_bits(const torch::Tensor& a, const torch::Tensor& b) {
+  if (!a.defined() || !b.defined()) return a.defined() == b.defined();
+  if (a.layout() != b.layout() || a.scalar_type() != b.scalar_type() || a.device() != b.device() ||
+      a.sizes() != b.sizes()) {
+    return false;
+  }
+  const auto bytes = [](const torch::Tensor& tensor) {
+    return tensor.detach().contiguous().view({-1}).view(torch::kUInt8);
+  };
+  return torch::equal(bytes(a), bytes(b));
+}
+
+}  // namespace
 
 RoundGradient::RoundGradient(const torch::Tensor& parameter, std::size_t index)
     : parameter_(parameter), index_(index), accumulator_(accumulator_of(parameter)) {}
@@ -18,6 +33,8 @@ bool RoundGradient::holds_result() const {
 }
 
 void RoundGradient::before(bool on_the_wire) {
+  altered_ = altered();
+  remembered_.reset();
   if (for_next_round(on_the_wire) && !set_aside_) {
     if (!on_the_wire) held_ = gradient();
     gradient().reset();
@@ -90,6 +107,15 @@ void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
   }
   if (late && result.defined()) result.detach().add_(gradient().detach());
   if (!late || result.defined()) gradient() = result;
+}
+
+void RoundGradient::remember() {
+  altered_ = false;
+  remembered_ = gradient().defined() ? gradient().detach().clone() : torch::Tensor();
+}
+
+bool RoundGradient::altered() const {
+  return altered_ || (remembered_ && !same_bits(parameter_.grad(), *remembered_));
 }
 
 void RoundGradient::move_to(const torch::Tensor& place, const GradientPlan& old) {

@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "context/context.h"
@@ -65,6 +66,12 @@ class RoundGradient {
   /// Gives the parameter the result; or back what it held, when no rank had a fresh gradient for it.
   void finish(const GradientPlan& plan, bool any_fresh);
 
+  /// Remembers what it holds, until autograd stores another gradient.
+  void remember();
+  /// Whether it holds something else than it did then, or did when autograd stored another gradient.
+  bool altered() const;
+  void forget() { remembered_.reset(), altered_ = false; }
+
   /// Moves to another plan, whose place for it is given.
   void move_to(const torch::Tensor& place, const GradientPlan& old);
 
@@ -94,6 +101,10 @@ class RoundGradient {
   torch::Tensor held_;
   bool taken_ = false;
   torch::Tensor untouched_;
+
+  /// A copy. The tensor's version does not tell: clip_grad_norm_() writes through grad().data().
+  std::optional<torch::Tensor> remembered_;
+  bool altered_ = false;
 };
 
 }  // namespace kolo

@@ -67,10 +67,10 @@ constexpr ChannelId kWorldChannel = 0;
 
 /// A process set has a channel for what its ranks negotiate, whose id is the set's, and one for each of
 /// its plans: operations that all of its ranks submit in the same order, so that nobody has to be asked.
-constexpr ChannelId kMostProcessSets = 1024;
+constexpr ChannelId kMostProcessSets = 512;
 /// Numbered from 1.
 using PlanId = std::uint32_t;
-constexpr PlanId kMostPlans = 4095;
+constexpr PlanId kMostPlans = 8190;
 /// Plans above those belong to names that recur (engine/recurrence.h).
 constexpr PlanId kMostRecurringNames = 1024;
 constexpr ChannelId plan_channel(ChannelId process_set, PlanId plan) {

@@ -106,6 +106,10 @@ class DataPlane {
   /// Whether members of an all-reduce on the CPU among these ranks can decline it.
   virtual bool carries_declines(const std::vector<int>& /*ranks*/) const { return false; }
 
+  /// No operation of this channel is in flight here, and none will be started by any member: what it
+  /// had can go. Its other members are told at other times, those with nothing to do late.
+  virtual void end_channel(ChannelId /*channel*/) {}
+
   /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,
   /// progress() must be called.
   virtual bool rings() const = 0;

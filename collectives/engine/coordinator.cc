@@ -120,6 +120,15 @@ Result<Executor::Now> Coordinator::try_now(Submission& submission) {
   return now;
 }
 
+void Coordinator::end_plan(ChannelId plan) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (leave_called_) return;
+    ended_.push_back(plan);
+  }
+  baton_->call(/*awaited=*/false);
+}
+
 void Coordinator::leave() {
   {
     const std::lock_guard lock(mutex_);
@@ -163,7 +172,7 @@ bool Coordinator::has_work() {
   if (expecting()) return true;
   if (relay_ != nullptr && !leaving_ && !relay_->empty()) return true;
   const std::lock_guard lock(mutex_);
-  return !submitted_.empty() || (leave_called_ && !leaving_);
+  return !submitted_.empty() || !ended_.empty() || (leave_called_ && !leaving_);
 }
 
 bool Coordinator::finished() const {
@@ -218,20 +227,25 @@ void Coordinator::sleep(Clock::duration idle, bool gives_way) {
 
 Result<bool> Coordinator::take_submissions() {
   std::vector<Submission> submissions;
+  std::vector<ChannelId> ended;
   bool leave = false;
   {
     const std::lock_guard lock(mutex_);
     submissions.swap(submitted_);
+    ended.swap(ended_);
     // Nothing is submitted after the call.
     leave = leave_called_ && !leaving_;
   }
   const bool any = !submissions.empty();
   if (Status status = hand_in(std::move(submissions)); !status.ok()) return status;
+  for (const ChannelId plan : ended) {
+    if (Status status = tell_end(plan); !status.ok()) return status;
+  }
   if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
     if (Status status = begin_leaving(); !status.ok()) return status;
   }
-  return leave || any;
+  return leave || any || !ended.empty();
 }
 
 Status Coordinator::hand_in(std::vector<Submission> submissions) {
@@ -262,6 +276,14 @@ Status Coordinator::hand_in_again(std::vector<Submission> declined) {
         "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));
   }
   return {};
+}
+
+/// After what was submitted of the plan. A failure has ended it already.
+Status Coordinator::tell_end(ChannelId plan) {
+  if (!failure_.empty()) return {};
+  const PlanEnd plan_end{rank_, plans_.progress(plan)};
+  const int leader = channels_.at(process_set_of(plan)).leader();
+  return leader == rank_ ? handle(rank_, plan_end) : send(leader, plan_end);
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
@@ -396,6 +418,16 @@ Status Coordinator::handle(int source, const Leave& leave) {
 
 Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
   plans_.end(member_left);
+  return {};
+}
+
+Status Coordinator::handle(int /*source*/, const PlanEnd& plan_end) {
+  const Channel& set = channels_.at(process_set_of(plan_end.plan.channel));
+  for (const int rank : set.ranks) {
+    if (set.negotiator == nullptr || rank == rank_) continue;
+    if (Status status = send(rank, plan_end); !status.ok()) return status;
+  }
+  plans_.end(plan_end, set);
   return {};
 }
 

@@ -75,7 +75,7 @@ struct Executor::Channel {
   std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
   std::string end_reason;
 
-  bool busy() const { return !queued.empty() || !in_flight.empty(); }
+  bool idle() const { return queued.empty() && in_flight.empty(); }
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
@@ -117,7 +117,10 @@ Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, in
     const Result<Operation::Progress> progress = operation.value()->progress();
     if (!progress.ok()) return progress.status();
     if (progress.value() != Operation::Progress::Done) continue;
-    if (operation.value()->declined()) return Now::Declined;
+    if (operation.value()->declined()) {
+      close(id);
+      return Now::Declined;
+    }
     if (trace_ != nullptr) {
       Group group = alone(collective.sequence, submission);
       group.times.reduced = group.times.unpacked = Clock::now();
@@ -166,7 +169,8 @@ Result<bool> Executor::progress() {
     if (!progress.ok()) return progress;
     moved |= progress.value();
   }
-  std::erase_if(busy_, [](const Channel* channel) { return !channel->busy(); });
+  std::erase_if(busy_, [](const Channel* channel) { return channel->idle(); });
+  drop_closed();
   return moved;
 }
 
@@ -203,7 +207,7 @@ Result<bool> Executor::progress(Channel& channel) {
       continue;
     }
     channel.buffer_bytes_in_flight -= group.buffer_bytes();
-    finish(group);
+    finish(channel, group);
     channel.in_flight.erase(channel.in_flight.begin() + static_cast<std::ptrdiff_t>(i));
     if (channel.in_flight.empty()) give_up_withdrawn(channel);
   }
@@ -338,9 +342,10 @@ void Executor::unpack(Group& group) {
   }
 }
 
-void Executor::finish(Group& group) {
+void Executor::finish(const Channel& channel, Group& group) {
   if (group.operation->declined()) {
-    // Of a plan, whose operations are not fused.
+    // Of a plan that all leave now, and whose operations are not fused.
+    close(channel.id);
     declined_.push_back(std::move(group.tensors.front().submission));
     return;
   }
@@ -379,7 +384,7 @@ void Executor::record(const Group& group) const {
 }
 
 bool Executor::idle() const {
-  return std::ranges::none_of(busy_, [](const Channel* channel) { return channel->busy(); });
+  return std::ranges::all_of(busy_, &Channel::idle);
 }
 
 void Executor::fail(const std::string& error) {
@@ -422,7 +427,9 @@ bool Executor::contains(ChannelId channel) const { return channels_.contains(cha
 
 std::vector<PlanProgress> Executor::enqueued() const {
   std::vector<PlanProgress> progress;
-  for (const auto& [id, channel] : channels_) progress.push_back({id, channel.next_sequence});
+  for (const auto& [id, channel] : channels_) {
+    if (std::ranges::find(closed_, id) == closed_.end()) progress.push_back({id, channel.next_sequence});
+  }
   return progress;
 }
 
@@ -441,6 +448,21 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
       channel,
       std::stable_partition(channel.in_flight.begin(), channel.in_flight.end(), std::not_fn(ended)),
       reason);
+}
+
+void Executor::close(ChannelId id) {
+  if (channels_.contains(id)) closed_.push_back(id);
+}
+
+void Executor::drop_closed() {
+  std::erase_if(closed_, [this](ChannelId id) {
+    Channel& channel = channels_.at(id);
+    if (!channel.idle()) return false;
+    std::ranges::move(channel.withdrawn, std::back_inserter(withdrawn_));
+    plane_.end_channel(id);
+    channels_.erase(id);
+    return true;
+  });
 }
 
 std::vector<Executor::Stall> Executor::stalled(Clock::time_point now,

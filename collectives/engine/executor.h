@@ -65,13 +65,16 @@ class Executor {
 
   bool idle() const;
 
-  /// Whether there is such a channel, and how many operations were enqueued in each.
+  /// Whether there is such a channel, and how many operations were enqueued in each that is not closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
 
   /// Operations of `channel` from number `operations` on fail with this reason, now and later: a
   /// member will not start them.
   void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
+
+  /// No member will enqueue anything there any more: the channel goes when nothing of it is in flight.
+  void close(ChannelId channel);
 
   /// An operation for which not all members have come.
   struct Stall {
@@ -99,9 +102,10 @@ class Executor {
   void pack(Group& group);
   void unpack(Group& group);
   void deliver(Group& group, std::shared_ptr<DeviceEvent> finished);
-  void finish(Group& group);
+  void finish(const Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
+  void drop_closed();
   Collective describe(const Channel& channel, Group& group);
   static Collective describe(const Channel& channel, const Submission& submission);
   void describe_for_gpu(const Group& group, Collective& collective) const;
@@ -114,7 +118,11 @@ class Executor {
   std::map<ChannelId, Channel> channels_;
   /// Those that have something queued or in flight, and maybe some that have no more.
   std::vector<Channel*> busy_;
+  /// Those that will be gone when they are idle.
+  std::vector<ChannelId> closed_;
   std::vector<Submission> declined_;
+  /// What was withdrawn from channels that are gone.
+  std::vector<Group> withdrawn_;
   FusionBufferPool host_buffers_;
   FusionBufferPool gpu_buffers_;
   /// Channel and number of the operation whose failure was reported.

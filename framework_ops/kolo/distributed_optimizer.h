@@ -38,8 +38,13 @@ struct DistributedOptimizerOptions {
 /// load() go to the inner optimizer. The inner optimizer must outlive the wrapper. Bring the parameters
 /// to their device and dtype before wrapping: step() throws when they were converted later.
 ///
-/// Not thread-safe: as with any optimizer, one thread trains. All ranks must run the same number of
-/// synchronised backward passes per step; if they do not, each gets an error that says so.
+/// Not thread-safe: as with any optimizer, one thread trains, with all optimizers of a process set. All
+/// ranks must run the same number of synchronised backward passes per step; if they do not, each gets an error
+/// that says so. A rank whose backward reached no parameter takes part in step(), with what it holds. It
+/// cannot do then what other ranks may have done to their averages (clipping, say): step() throws on all ranks
+/// if they have.
+///
+/// When it is destroyed, what other ranks go on to do with theirs fails.
 class DistributedOptimizer : public torch::optim::Optimizer {
  public:
   /// `parameters` are `module->named_parameters()`: a name for each of `inner`'s parameters.

@@ -87,6 +87,7 @@ class ForwardingData : public DataPlane {
   bool carries_declines(const std::vector<int>& ranks) const override {
     return plane_->carries_declines(ranks);
   }
+  void end_channel(ChannelId channel) override { plane_->end_channel(channel); }
   bool rings() const override { return plane_->rings(); }
   void drain() override { plane_->drain(); }
 

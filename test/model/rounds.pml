@@ -1,5 +1,6 @@
-/* The rounds of DistributedOptimizer::Reducer (framework_ops/reducer.h) on the plans of the coordinator
- * (collectives/engine/coordinator.h), with ranks that leave or fail at any time.
+/* The rounds of DistributedOptimizer::Reducer (framework_ops/reducer.h), and the calls of a family of one
+ * (framework_ops/optimizer_family.h), on the plans of the coordinator (collectives/engine/coordinator.h), with
+ * ranks that leave or fail at any time.
  *
  * Each rank is two processes.
  *   User         the thread that calls backward() and step(): any ACTIONS of them, in any order, with or
@@ -9,7 +10,8 @@
  *                leave() comes after the user's program, or, on a rank that is `hasty`, at any time,
  *                as when another thread calls kolo::shutdown(); HASTY says which ranks may be.
  *
- * As in the code: the fields of ClosingWord, step_, round_, passes_, local_, rounds_; the states Running,
+ * As in the code: the fields of ClosingWord and CallHead, step_, round_, passes_, local_, rounds_, latecomer_; the
+ * states Running,
  * Leaving and Failed; the messages; how many operations each rank has enqueued, and where a channel ends.
  * Abstracted:
  *   - a plan has one group of one parameter. A round is two operations: the group, and the closing word.
@@ -17,6 +19,8 @@
  *     backward does so;
  *   - submit() and the coordinator's taking of it are one step, which the scheduler may delay;
  *   - an operation of the data plane is done on a member when all members have started it;
+ *   - a rank may alter its gradients before a backward() or step(), if one came late to the last round; else all
+ *     do the same;
  *   - one process set, led by rank 0. Of negotiation (negotiation.pml) there is the broadcast of the groups;
  *     once agreed on, it is done;
  *   - holds_used_gradients() may be true or false;
@@ -63,6 +67,17 @@ typedef Round {
 }
 Round rounds[2];
 
+/* So is a call. */
+typedef Call {
+  bool in_step;
+  bool closes;
+  bool altered
+}
+typedef Calls {
+  Call from[N]
+}
+Calls calls[2];
+
 chan wire[N * N] = [N + 3] of { mtype:message, byte, byte };
 #define TO(source, destination) wire[(source) * N + (destination)]
 
@@ -73,6 +88,10 @@ bool hasty[N];
 byte enqueued[N];
 byte started[N];
 byte end_of_plan[N] = FOREVER;
+/* The same of the family's plan. */
+byte calls_enqueued[N];
+byte calls_started[N];
+byte end_of_calls[N] = FOREVER;
 bool all_left[N];
 byte failures;
 
@@ -89,13 +108,19 @@ bool groups_done;
 
 /* By operation, of which three rounds' are told apart: with which plan it was started. */
 byte plan_of[6];
-/* By step: how many rounds had been accepted when it was applied, plus one. */
+/* By step: how many rounds had been accepted when it was applied, plus one, and whether what they gave was altered. */
 byte applied[ACTIONS + 1];
 
 byte k;
 
 #if N == 2
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n))
+#define ALL_CALLED(n) (calls_started[0] > (n) && calls_started[1] > (n))
+#define ANY_CLOSES (calls[c].from[0].closes || calls[c].from[1].closes)
+#define ANY_ALTERED (calls[c].from[0].altered || calls[c].from[1].altered)
+#define ALL_ALTERED (calls[c].from[0].altered && calls[c].from[1].altered)
+#define ALL_CALL_IN_STEP (calls[c].from[0].in_step && calls[c].from[1].in_step)
+#define ANY_IN_STEP (rounds[w].words[0].in_step || rounds[w].words[1].in_step)
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)))
 #define ALL_ASKED (groups[0] != Idle && groups[1] != Idle)
@@ -104,6 +129,17 @@ byte k;
 #define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
 #else
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n) && started[2] > (n))
+#define ALL_CALLED(n) (calls_started[0] > (n) && calls_started[1] > (n) && calls_started[2] > (n))
+#define ANY_CLOSES \
+  (calls[c].from[0].closes || calls[c].from[1].closes || calls[c].from[2].closes)
+#define ANY_ALTERED \
+  (calls[c].from[0].altered || calls[c].from[1].altered || calls[c].from[2].altered)
+#define ALL_ALTERED \
+  (calls[c].from[0].altered && calls[c].from[1].altered && calls[c].from[2].altered)
+#define ALL_CALL_IN_STEP \
+  (calls[c].from[0].in_step && calls[c].from[1].in_step && calls[c].from[2].in_step)
+#define ANY_IN_STEP \
+  (rounds[w].words[0].in_step || rounds[w].words[1].in_step || rounds[w].words[2].in_step)
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)) || \
    (state[2] != Running && enqueued[2] <= (n)))
@@ -116,7 +152,10 @@ byte k;
 #endif
 /* What this rank has started and not given up is done. */
 #define IN_FLIGHT (started[me] < end_of_plan[me] -> started[me] : end_of_plan[me])
-#define EXECUTOR_IDLE (IN_FLIGHT == 0 || ALL_STARTED(IN_FLIGHT - 1))
+#define CALLS_IN_FLIGHT (calls_started[me] < end_of_calls[me] -> calls_started[me] : end_of_calls[me])
+#define EXECUTOR_IDLE \
+  ((IN_FLIGHT == 0 || ALL_STARTED(IN_FLIGHT - 1)) && \
+   (CALLS_IN_FLIGHT == 0 || ALL_CALLED(CALLS_IN_FLIGHT - 1)))
 
 inline send(sender, receiver, what, which, how_many) {
   if
@@ -163,28 +202,32 @@ inline withdraw_groups() {
 
 /* ---- the coordinator ---- */
 
-inline end_plans(whose, first_ended) {
+inline end_plans(whose, first_call_ended, first_ended) {
   if
   :: first_ended < end_of_plan[whose] -> end_of_plan[whose] = first_ended
+  :: else
+  fi;
+  if
+  :: first_call_ended < end_of_calls[whose] -> end_of_calls[whose] = first_call_ended
   :: else
   fi
 }
 
-inline handle_leave(leaver, operations) {
+inline handle_leave(leaver, said, operations) {
   left = left | (1 << leaver);
   withdraw_groups();
 #ifndef MUTATE_NO_MEMBER_LEFT
   for (k : 1 .. N - 1) {
     if
 #ifdef MUTATE_LEAVERS_NOT_TOLD
-    :: !(left & (1 << k)) -> send(0, k, MemberLeft, leaver, operations)
+    :: !(left & (1 << k)) -> send(0, k, MemberLeft, said, operations)
 #else
-    :: k != leaver -> send(0, k, MemberLeft, leaver, operations)
+    :: k != leaver -> send(0, k, MemberLeft, said, operations)
 #endif
     :: else
     fi
   }
-  end_plans(0, operations);
+  end_plans(0, said, operations);
 #endif
   if
   :: left == ALL ->
@@ -208,8 +251,8 @@ proctype Coordinator(byte me) {
        state[me] == Running && (done[me] || hasty[me]) ->
        state[me] = Leaving;
        if
-       :: me == 0 -> handle_leave(0, enqueued[0])
-       :: else -> send(me, 0, Leave, me, enqueued[me])
+       :: me == 0 -> handle_leave(0, calls_enqueued[0], enqueued[0])
+       :: else -> send(me, 0, Leave, calls_enqueued[me], enqueued[me])
        fi
      }
   :: atomic {
@@ -245,8 +288,8 @@ proctype Coordinator(byte me) {
        if
        :: message == Request -> add_request(source)
        :: message == Response -> groups[me] = (number -> Error : Done)
-       :: message == Leave -> handle_leave(source, number)
-       :: message == MemberLeft -> end_plans(me, number)
+       :: message == Leave -> handle_leave(source, about, number)
+       :: message == MemberLeft -> end_plans(me, about, number)
        :: message == AllLeft -> all_left[me] = true
        :: message == Failure && !failure[me] -> fail()
        :: message == Failure && failure[me]
@@ -328,6 +371,62 @@ inline wait(number) {
   fi
 }
 
+/* ---- the family ---- */
+
+inline say_call(closes_round) {
+  if
+  :: state[me] != Running -> call = FOREVER
+  :: else ->
+     call = calls_enqueued[me];
+     calls_enqueued[me]++;
+     if
+     :: call < end_of_calls[me] ->
+        calls_started[me]++;
+        c = call % 2;
+        calls[c].from[me].in_step = in_step;
+        calls[c].from[me].closes = closes_round;
+        calls[c].from[me].altered = altered;
+        c = 0
+     :: else
+     fi
+  fi
+}
+
+/* Whether there is a round, and whether all may go on with what it gives. */
+inline hear_call(closes_round) {
+  if
+  :: call == FOREVER || failure[me] -> threw = true
+  :: call != FOREVER && !failure[me] && ALL_CALLED(call) ->
+     assert(call < end_of_calls[me]);
+     c = call % 2;
+#ifndef MUTATE_IGNORE_ALTERATION
+     disagreed = ANY_ALTERED && !ALL_ALTERED;
+#endif
+     meets = ANY_CLOSES;
+     assert(meets || ALL_CALL_IN_STEP);
+     c = 0
+  :: call != FOREVER && !failure[me] && call >= end_of_calls[me] -> threw = true
+  fi;
+  call = 0;
+  if
+  :: closes_round -> waits = true
+  :: !closes_round && meets -> another = true
+  :: !closes_round && !meets -> end_meeting()
+  fi;
+  meets = false;
+  threw = threw && waits
+}
+
+/* In step(), and without a round. */
+inline end_meeting() {
+  late = false;
+  if
+  :: threw || disagreed -> told = true
+  :: else -> apply_step()
+  fi;
+  disagreed = false; altered = false; in_step = false
+}
+
 inline find_disagreement() {
   accepted = true;
   for (i : 0 .. N - 1) {
@@ -397,6 +496,7 @@ inline use_words() {
   if
   :: accepted ->
      another = ANY_CARRIES;
+     late = ANY_IN_STEP && !ALL_IN_STEP;
      accepted_rounds++;
      rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
      if
@@ -415,8 +515,8 @@ inline use_words() {
 /* Who applies a step has accepted what the others have that apply it. */
 inline apply_step() {
   assert(round_ > 0);
-  assert(applied[step_] == 0 || applied[step_] == accepted_rounds + 1);
-  applied[step_] = accepted_rounds + 1;
+  assert(applied[step_] == 0 || applied[step_] == 2 * accepted_rounds + 2 + altered);
+  applied[step_] = 2 * accepted_rounds + 2 + altered;
   step_++;
   round_ = 0;
   passes_ = false
@@ -424,6 +524,7 @@ inline apply_step() {
 
 inline finish_round() {
   another = false;
+  late = false;
   wait(word);
   wait(group);
   if
@@ -433,30 +534,37 @@ inline finish_round() {
   trouble = None;
   in_backward = false;
   if
-  :: threw -> told = true; another = false; local_ = false; in_step = false
-  :: !threw && another -> finishes_step = finishes_step || in_step; in_step = false
-  :: !threw && !another ->
+  :: threw || (disagreed && !another) ->
+     told = true; another = false; local_ = false; in_step = false; late = false; disagreed = false
+  :: !threw && another -> skip
+  :: !threw && !another && !disagreed ->
      local_ = false;
+     altered = false;
      if
-     :: in_step || finishes_step -> apply_step()
+     :: in_step && late -> calls_again = true
+     :: in_step && !late -> apply_step(); in_step = false
      :: else -> told = false
-     fi;
-     in_step = false;
-     finishes_step = false
+     fi
   fi;
-  finishes_step = finishes_step && !threw;
+  altered = altered && another;
   threw = false; accepted = false; i = 0; w = 0; group = 0; word = 0
 }
 
+#define RESTS (!closes && !says && !hears && !waits && !another)
+
 proctype User(byte me) {
-  byte i, w, group, word, actions, step_, round_, rounds_, accepted_rounds, plan;
-  bool fresh, local_, passes_, in_backward, in_step, finishes_step;
-  bool opens, closes, waits, another, threw, accepted, told;
+  byte i, w, c, group, word, call, actions, step_, round_, rounds_, accepted_rounds, plan;
+  bool fresh, local_, passes_, in_backward, in_step, late, altered, disagreed, meets;
+  bool opens, closes, closed, says, hears, waits, another, calls_again, threw, accepted, told;
   mtype:trouble trouble = None;
   do
   :: atomic {
-       !closes && !waits && !another && actions < ACTIONS && state[me] == Running ->
+       RESTS && actions < ACTIONS && state[me] == Running ->
        actions++;
+       if
+       :: skip
+       :: late -> altered = true
+       fi;
        if
        :: /* backward() */
           fresh = true; passes_ = true; in_backward = true; opens = true;
@@ -469,7 +577,8 @@ proctype User(byte me) {
        :: /* step() */
           !told ->
           if
-          :: !fresh && !local_ && round_ > 0 -> apply_step()
+          :: !fresh && !local_ && round_ > 0 && !late -> apply_step()
+          :: !fresh && !local_ && round_ > 0 && late -> in_step = true; says = true
           :: else ->
              in_step = true; opens = true;
              if
@@ -479,14 +588,38 @@ proctype User(byte me) {
           fi
        fi;
        if
-       :: opens -> start_group(); opens = false; closes = true
+       :: opens ->
+          start_group();
+          opens = false;
+          closes = true;
+#ifdef MUTATE_CALL_IN_STEP_ALONE
+          closed = late && in_step
+#else
+          closed = late
+#endif
        :: else
        fi
      }
-  :: atomic { closes -> say(); closes = false; waits = true }
-  :: atomic { waits -> finish_round(); waits = false }
+  :: atomic {
+       closes ->
+       say();
+       closes = false;
+       if
+       :: closed -> says = true
+       :: else -> waits = true
+       fi
+     }
+  :: atomic { says -> say_call(closed); says = false; hears = true }
+  :: atomic { hears -> hear_call(closed); hears = false; closed = false }
+  :: atomic {
+       waits ->
+       finish_round();
+       waits = false;
+       says = calls_again;
+       calls_again = false
+     }
   :: atomic { another -> start_group(); another = false; closes = true }
-  :: atomic { !closes && !waits && !another -> done[me] = true; break }
+  :: atomic { RESTS -> done[me] = true; break }
   od
 }
 

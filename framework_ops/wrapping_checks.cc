@@ -1,0 +1,41 @@
+#include "wrapping_checks.h"
+
+#include <torch/torch.h>
+
+#include "bridge.h"
+#include "gradient_hooks.h"
+
+namespace kolo::detail {
+
+std::string find_refusal(const core::Context& context, const NamedParameters& parameters,
+                         const DistributedOptimizerOptions& options) {
+  if (options.backward_passes_per_step < 1) {
+    return c10::str("backward_passes_per_step must be at least 1, not ",
+                    options.backward_passes_per_step);
+  }
+  for (const auto& [name, parameter] : parameters) {
+    const std::string unfit = refusal(context, parameter);
+    if (!unfit.empty()) return c10::str("parameter '", name, "': ", unfit);
+    if (is_watched(*accumulator_of(parameter))) {
+      return c10::str("parameter '", name,
+                      "' already belongs to another DistributedOptimizer. Give each parameter to "
+                      "one optimizer only, or destroy the other one first.");
+    }
+  }
+  return {};
+}
+
+std::vector<std::string> describe(const NamedParameters& parameters,
+                                  const DistributedOptimizerOptions& options) {
+  std::vector<std::string> lines = {
+      c10::str("reduce op ", core::to_string(to_core(options.op))),
+      c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
+  for (const auto& [name, tensor] : parameters) {
+    lines.push_back(c10::str("'", name, "' ", tensor.scalar_type(), " ", tensor.sizes()));
+    // Gradients have the parameter's layout.
+    if (!tensor.is_contiguous()) lines.back() += c10::str(" with strides ", tensor.strides());
+  }
+  return lines;
+}
+
+}  // namespace kolo::detail
