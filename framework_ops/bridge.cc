@@ -134,7 +134,7 @@ void Work::State::collect() {
     shape.front() = 0;
     for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
     output = detail::tensor_in(
-        detail::droppable(context.lock(), options.device(), outcome.gathered), 0, shape, options);
+        detail::droppable(context.lock(), options.device(), outcome.made), 0, shape, options);
   } else if (output.defined() && !output.is_contiguous()) {
     copy_to_output();
   }

@@ -89,6 +89,8 @@ class Executor {
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
   Collective describe(const Channel& channel, Group& group);
+  void make_output(Group& group, Collective& collective);
+  std::shared_ptr<void> allocate(const Group& group, std::int64_t elements);
   void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
   FusionBufferPool& buffers(DeviceType device);

@@ -119,7 +119,7 @@ void Call::check() const {
     for (std::size_t member = 0; member < set_.ranks.size(); ++member) {
       EXPECT_EQ(outcome.first_dimensions[member], shape_of(set_.ranks[member]).front());
     }
-    const auto* const gathered = static_cast<const std::byte*>(outcome.gathered.get());
+    const auto* const gathered = static_cast<const std::byte*>(outcome.made.get());
     result.assign(gathered, gathered + right.size());
   }
   EXPECT_TRUE(oracle::same_values(recipe_.dtype, result, right))
