@@ -134,8 +134,8 @@ void Work::State::collect() {
     core::Shape shape = request.shape;
     shape.front() = 0;
     for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
-    output = detail::tensor_in(
-        detail::droppable(context.lock(), options.device(), outcome.made), 0, shape, options);
+    output = detail::tensor_in(detail::droppable(context.lock(), options.device(), outcome.made), 0,
+                               shape, options);
   } else if (output.defined() && !output.is_contiguous()) {
     copy_to_output();
   }

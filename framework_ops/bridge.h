@@ -57,8 +57,8 @@ struct Call {
   std::vector<std::int64_t> splits = {};
 };
 
-/// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier has
-/// neither, and some kinds make their output (core::Outcome). A tensor that is not fit is
+/// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier
+/// has neither, and some kinds make their output (core::Outcome). A tensor that is not fit is
 /// refused: the Work fails, here and on the ranks that would otherwise wait for this one.
 Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output);

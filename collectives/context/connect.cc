@@ -70,8 +70,7 @@ Planes connect_alone(const Config& config, Doorbell& doorbell) {
   Planes planes{.control = InprocControlHub::create(1)->connect(0, doorbell)};
   const std::shared_ptr<DataPlane> data = InprocDataHub::create(1)->connect(0, doorbell);
   Selection selection{.host_ranks = {0}, .rings = true};
-  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds,
-                  selection.add("this process", data));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("this process", data));
   select(std::move(selection), data, config, planes);
   return planes;
 }
@@ -114,8 +113,7 @@ Result<Selection> select_shared_memory(const mpi::Session& session,
   const bool one_host = std::ssize(hosts) == host->size();
   Selection selection{.host_ranks = host->ranks(), .rings = one_host};
   const auto near = std::make_shared<ShmDataPlane>(host);
-  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds,
-                  selection.add("shared memory", near));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("shared memory", near));
   const std::size_t flat = selection.add("MPI", std::move(mpi));
   std::size_t across = flat;
   if (are_hierarchical(hosts)) {
@@ -132,8 +130,7 @@ Result<Selection> select_shared_memory(const mpi::Session& session,
 
 Selection select_mpi(std::shared_ptr<DataPlane> mpi) {
   Selection selection;
-  selection.route(DeviceType::Cpu, Reach::Cluster, kAllKinds,
-                  selection.add("MPI", std::move(mpi)));
+  selection.route(DeviceType::Cpu, Reach::Cluster, kAllKinds, selection.add("MPI", std::move(mpi)));
   return selection;
 }
 

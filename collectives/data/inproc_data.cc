@@ -127,8 +127,7 @@ bool agree(const Collective& a, const Collective& b) {
   if (a.kind != b.kind || a.dtype != b.dtype || a.ranks != b.ranks || a.member == b.member) {
     return false;
   }
-  const bool reduce_alike =
-      a.op == b.op && a.prescale == b.prescale && a.postscale == b.postscale;
+  const bool reduce_alike = a.op == b.op && a.prescale == b.prescale && a.postscale == b.postscale;
   switch (a.kind) {
     case CollectiveKind::Allreduce:
       return a.count == b.count && reduce_alike;

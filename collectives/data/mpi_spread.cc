@@ -6,7 +6,8 @@
 namespace kolo::core {
 namespace {
 
-/// Every member gives each other a part, which may be the same for all: an all-gather, an all-to-all.
+/// Every member gives each other a part, which may be the same for all: an all-gather, an
+/// all-to-all.
 class Spread final : public MpiOperation {
  public:
   Spread(const MpiSetup& setup, const Collective& collective)

@@ -231,9 +231,9 @@ Status NcclOperation::reduce_scatter(ncclComm_t comm) {
   const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
   const auto& counts = collective_.counts;
   if (all_counts_equal()) {
-    const ncclResult_t result = ncclReduceScatter(
-        input_, collective_.output, static_cast<std::size_t>(counts.front()), type, reduction_.op,
-        comm, channel_->stream());
+    const ncclResult_t result =
+        ncclReduceScatter(input_, collective_.output, static_cast<std::size_t>(counts.front()),
+                          type, reduction_.op, comm, channel_->stream());
     return cuda::check(result, "ncclReduceScatter", comm);
   }
   std::int64_t offset = 0;

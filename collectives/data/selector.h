@@ -14,8 +14,8 @@ namespace kolo::core {
 /// How far the members of an operation are from each other.
 enum class Reach : std::uint8_t { Host, Cluster };
 
-/// A row of the table: operations of this kind, device and reach, from so many bytes on. (All-to-alls:
-/// from 0 on.)
+/// A row of the table: operations of this kind, device and reach, from so many bytes on.
+/// (All-to-alls: from 0 on.)
 struct Route {
   CollectiveKind kind = CollectiveKind::Allreduce;
   DeviceType device = DeviceType::Cpu;

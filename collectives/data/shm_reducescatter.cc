@@ -7,8 +7,8 @@
 namespace kolo::core {
 namespace {
 
-/// Everybody gives each other its part of that one's slice, and reduces its own from the parts where
-/// they lie: in a signal, an arena, or slots.
+/// Everybody gives each other its part of that one's slice, and reduces its own from the parts
+/// where they lie: in a signal, an arena, or slots.
 ///
 ///   state     meaning                             leaves it
 ///   --------  ----------------------------------  -----------------------------------------------

@@ -40,8 +40,8 @@ class ShmSpread : public ShmOperation {
     std::int64_t begin = 0;
     std::int64_t chunk = 0;
   };
-  /// Of one giver that has the stage to itself, and of one that gives to `peer` alone: all peers get
-  /// an equal share of the stage.
+  /// Of one giver that has the stage to itself, and of one that gives to `peer` alone: all peers
+  /// get an equal share of the stage.
   Slots whole_stage() const { return {.chunk = setup().options.chunk_bytes}; }
   Slots share_for(std::size_t peer) const;
   /// What a member has put into its slots in step `step`.

@@ -39,8 +39,8 @@ class Negotiator {
   /// The rank will submit nothing any more, and its part in what waits is withdrawn.
   void leave(int rank);
 
-  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all, but
-  /// for the rows of an all-to-all.
+  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all,
+  /// but for the rows of an all-to-all.
   std::vector<std::vector<Response>> take_replies();
 
   bool has_replies() const { return has_replies_; }

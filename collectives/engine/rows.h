@@ -13,8 +13,8 @@ namespace kolo::core {
 /// Alltoall: rows that go to each member, of a request that is right by itself.
 std::vector<std::int64_t> splits_of(const Request& request, std::size_t members);
 
-/// Reducescatter: rows that each member gets of the reduced tensor. As equal as can be, the first ones
-/// one more.
+/// Reducescatter: rows that each member gets of the reduced tensor. As equal as can be, the first
+/// ones one more.
 std::vector<std::int64_t> slices_of(const Request& request, std::size_t members);
 
 /// The elements of an all-gather, a reduce-scatter or an all-to-all among the collective's members.

@@ -80,7 +80,8 @@ std::string check_alltoall(const Request& request, std::size_t members) {
     if (left >= 0) left -= split;
   }
   if (left != 0) {
-    return fmt::format("splits {} do not add up to the first dimension {}", to_string(splits), rows);
+    return fmt::format("splits {} do not add up to the first dimension {}", to_string(splits),
+                       rows);
   }
   return {};
 }

@@ -36,8 +36,8 @@ struct OperationTimes {
 
 /// What an operation leaves besides the bytes in its output.
 struct Outcome {
-  /// Allgather, Reducescatter, Alltoall: the result's bytes, and the rows that it consists of: those
-  /// of each member, or (Reducescatter) its own.
+  /// Allgather, Reducescatter, Alltoall: the result's bytes, and the rows that it consists of:
+  /// those of each member, or (Reducescatter) its own.
   std::shared_ptr<void> made;
   std::vector<std::int64_t> first_dimensions;
   /// AddProcessSet: the new set's channel.
@@ -90,8 +90,8 @@ struct Submission {
   /// Allreduce, Broadcast or Allgather.
   PlanId plan = 0;
   Request request;
-  /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast is
-  /// in place on `output`; the kinds whose outcome is `made` have no output.
+  /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast
+  /// is in place on `output`; the kinds whose outcome is `made` have no output.
   const void* input = nullptr;
   void* output = nullptr;
   /// Of a GPU's memory: the moment from which it may be read and written.

@@ -1,7 +1,7 @@
 #pragma once
 
-/// Collectives as all their members see them, for tests of data planes: what each gives, and what it
-/// has to get.
+/// Collectives as all their members see them, for tests of data planes: what each gives, and what
+/// it has to get.
 
 #include <cstdint>
 #include <vector>
@@ -38,8 +38,8 @@ constexpr std::int64_t kLarge = 10'000;
 /// All-reduces with each op, and with factors.
 std::vector<Collective> allreduces(DataType dtype, std::int64_t count);
 
-/// All that `count` elements make among so many members: these all-reduces, as many reduce-scatters,
-/// broadcasts, and ragged all-gathers and all-to-alls.
+/// All that `count` elements make among so many members: these all-reduces, as many
+/// reduce-scatters, broadcasts, and ragged all-gathers and all-to-alls.
 std::vector<Job> all_kinds(std::vector<Collective> allreduces, DataType dtype, std::int64_t count,
                            int members);
 

@@ -330,9 +330,9 @@ INSTANTIATE_TEST_SUITE_P(
                       "cudaStreamWaitEvent", "launch_table", "ncclCommInitRankConfig",
                       "ncclCommRegister", "ncclRedOpCreatePreMulSum", "ncclRedOpDestroy",
                       "ncclAllReduce", "ncclAllGather", "ncclReduceScatter", "ncclReduce",
-                      "ncclSend", "ncclRecv", "ncclBroadcast", "ncclGroupStart",
-                      "ncclGroupEnd", "cudaEventElapsedTime", "cudaEventSynchronize",
-                      "cudaEventRecord", "cudaEventCreateWithFlags", "ncclCommGetAsyncError"),
+                      "ncclSend", "ncclRecv", "ncclBroadcast", "ncclGroupStart", "ncclGroupEnd",
+                      "cudaEventElapsedTime", "cudaEventSynchronize", "cudaEventRecord",
+                      "cudaEventCreateWithFlags", "ncclCommGetAsyncError"),
     [](const auto& test) { return std::string(test.param); });
 
 // Each call in turn, on one rank, which names it. The other one fails as well.

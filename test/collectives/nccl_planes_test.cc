@@ -225,8 +225,8 @@ std::map<ChannelId, Queue> parts(Program& program, DataType dtype,
         job.collective.sequence = sequence++;
         job.collective.timed = channel == kTimedChannel;
         job.seed = channel * 1000 + sequence;
-        parts[channel].push_back(std::make_unique<Part>(program, std::move(job),
-                                                        static_cast<int>(own - ranks.begin())));
+        parts[channel].push_back(
+            std::make_unique<Part>(program, std::move(job), static_cast<int>(own - ranks.begin())));
       }
     }
   }
@@ -247,8 +247,9 @@ TEST_P(NcclPlanesTest, Collectives) {
         GetParam(),
         [&](Rank& rank) {
           Program program{rank};
-          Flights<Part>(rank.rank, kMostInFlight, [&] { rank.idle(); })
-              .run(parts(program, dtype, {0, 1, 3, 1023, 20'000}));
+          Flights<Part>(rank.rank, kMostInFlight, [&] {
+            rank.idle();
+          }).run(parts(program, dtype, {0, 1, 3, 1023, 20'000}));
         },
         options);
     EXPECT_EQ(doubles::calls("cudaStreamSynchronize"), 0);

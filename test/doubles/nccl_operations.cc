@@ -178,7 +178,8 @@ ncclResult_t add(Function function, Operation operation, ncclRedOp_t op, ncclCom
       communicator, stream, operation,
       use_of_device(operation.send, operation.send_bytes(communicator->rank, communicator->ranks),
                     communicator->device, function.name()),
-      use_of_device(operation.receive, operation.receive_bytes(communicator->rank, communicator->ranks),
+      use_of_device(operation.receive,
+                    operation.receive_bytes(communicator->rank, communicator->ranks),
                     communicator->device, function.name()));
   return ncclSuccess;
 }

@@ -168,8 +168,7 @@ oracle::Bytes Call::rows_of(const oracle::Bytes& tensor, const std::vector<std::
   const std::int64_t row = 2 * static_cast<std::int64_t>(size_of(recipe_.dtype));
   const auto before = static_cast<std::ptrdiff_t>(index);
   const auto begin =
-      tensor.begin() +
-      std::accumulate(rows.begin(), rows.begin() + before, std::int64_t{0}) * row;
+      tensor.begin() + std::accumulate(rows.begin(), rows.begin() + before, std::int64_t{0}) * row;
   return {begin, begin + rows[index] * row};
 }
 

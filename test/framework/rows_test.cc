@@ -1,4 +1,5 @@
-// Reduce-scatter and all-to-all of tensors, against what one process computes from all ranks' inputs.
+// Reduce-scatter and all-to-all of tensors, against what one process computes from all ranks'
+// inputs.
 
 #include <map>
 #include <numeric>
@@ -46,8 +47,8 @@ std::int64_t slice_begin(std::int64_t rows, std::size_t members, std::size_t mem
 
 torch::Tensor slice_of(const torch::Tensor& tensor, std::size_t members, std::size_t member) {
   const std::int64_t rows = tensor.size(0);
-  return tensor.index({Slice(slice_begin(rows, members, member),
-                             slice_begin(rows, members, member + 1))});
+  return tensor.index(
+      {Slice(slice_begin(rows, members, member), slice_begin(rows, members, member + 1))});
 }
 
 torch::Tensor sum_of(torch::IntArrayRef shape, torch::ScalarType dtype, int seed,
@@ -200,9 +201,8 @@ TEST_F(RowsTest, ProcessSets) {
   if (kolo::rank() == 0) return;
   const auto member = static_cast<std::size_t>(kolo::rank() - 1);
   const torch::Tensor input = values({7, 2}, torch::kFloat32, 5, kolo::rank());
-  EXPECT_TRUE(
-      identical(kolo::reducescatter(input, {.op = ReduceOp::Sum, .process_set = others}),
-                slice_of(sum_of({7, 2}, torch::kFloat32, 5, ranks), ranks.size(), member)));
+  EXPECT_TRUE(identical(kolo::reducescatter(input, {.op = ReduceOp::Sum, .process_set = others}),
+                        slice_of(sum_of({7, 2}, torch::kFloat32, 5, ranks), ranks.size(), member)));
   AlltoallOptions options{.splits = splits_of(kolo::rank(), ranks, /*equal=*/false),
                           .process_set = others};
   Work work =
@@ -215,8 +215,7 @@ TEST_F(RowsTest, WithOthersInAnotherOrderOnEachRank) {
   for (int i = 0; i < 8; ++i) {
     const int number = (i * 3 + kolo::rank() * 5) % 8;
     const std::string name = "t" + std::to_string(number);
-    const torch::Tensor tensor =
-        torch::full({kolo::size(), 1 + number}, kolo::rank(), there());
+    const torch::Tensor tensor = torch::full({kolo::size(), 1 + number}, kolo::rank(), there());
     works.emplace(number, number % 4 == 0   ? kolo::alltoall_async(tensor, {.name = name})
                           : number % 4 == 1 ? kolo::reducescatter_async(tensor, {.name = name})
                           : number % 4 == 2 ? kolo::allreduce_async(tensor, {.name = name})
