@@ -69,7 +69,9 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
   operation.first_rank = rank;
   operation.since = now;
   operation.submitted.resize(ranks_.size());
-  operation.rows.resize(ranks_.size());
+  const bool ragged =
+      request.kind == CollectiveKind::Allgather || request.kind == CollectiveKind::Alltoall;
+  if (ragged) operation.rows.resize(ranks_.size());
   for (const int gone : left_) {
     count(operation, member_of(gone));
     fail(operation, left_error(request, gone));
@@ -112,10 +114,9 @@ void Negotiator::conclude(Operation& operation) {
 /// As a member is told them.
 std::vector<std::int64_t> Negotiator::first_dimensions(const Operation& operation,
                                                        std::size_t member) {
+  const bool to_all = operation.first.kind == CollectiveKind::Allgather;
   std::vector<std::int64_t> first_dimensions;
   for (const std::vector<std::int64_t>& given : operation.rows) {
-    if (given.empty()) continue;
-    const bool to_all = operation.first.kind == CollectiveKind::Allgather;
     first_dimensions.push_back(to_all ? given.front() : given[member]);
   }
   return first_dimensions;

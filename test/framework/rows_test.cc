@@ -17,25 +17,10 @@ class RowsTest : public FrameworkTest {
   void TearDown() override { expect_usable(); }
 };
 
-constexpr torch::ScalarType kDtypes[] = {
-    torch::kUInt8,   torch::kInt8,     torch::kInt16,   torch::kInt32,   torch::kInt64,
-    torch::kFloat16, torch::kBFloat16, torch::kFloat32, torch::kFloat64, torch::kBool};
-
-int last_rank() { return kolo::size() - 1; }
-
-std::vector<int> all_ranks() {
-  std::vector<int> ranks(static_cast<std::size_t>(kolo::size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return ranks;
-}
-
 /// Small whole numbers, whose sums every dtype holds.
-torch::Tensor values(torch::IntArrayRef shape, torch::ScalarType dtype, int seed, int rank) {
+torch::Tensor whole_numbers(torch::IntArrayRef shape, torch::ScalarType dtype, int seed, int rank) {
   return (random(shape, {seed, rank}) * 2).round().abs().clamp(0, 5).to(dtype);
 }
-
-/// NCCL has no int16.
-bool can_be_reduced(torch::ScalarType dtype) { return device().is_cpu() || dtype != torch::kInt16; }
 
 /// Where a member's slice begins, found by dealing out one row after the other.
 std::int64_t slice_begin(std::int64_t rows, std::size_t members, std::size_t member) {
@@ -54,7 +39,7 @@ torch::Tensor slice_of(const torch::Tensor& tensor, std::size_t members, std::si
 torch::Tensor sum_of(torch::IntArrayRef shape, torch::ScalarType dtype, int seed,
                      const std::vector<int>& ranks) {
   torch::Tensor sum = torch::zeros(shape, there(torch::kFloat64));
-  for (const int rank : ranks) sum = sum + values(shape, dtype, seed, rank).to(torch::kFloat64);
+  for (const int rank : ranks) sum = sum + whole_numbers(shape, dtype, seed, rank).to(torch::kFloat64);
   return sum.to(dtype);
 }
 
@@ -65,7 +50,7 @@ TEST_F(RowsTest, ReducescatterOfEveryDtypeAndSize) {
     for (const std::int64_t rows : {0, 1, 3, 8, 1023}) {
       SCOPED_TRACE(::testing::Message() << dtype << ", " << rows << " rows");
       const Counts shape = {rows, 2, 3};
-      const torch::Tensor input = values(shape, dtype, 1, kolo::rank());
+      const torch::Tensor input = whole_numbers(shape, dtype, 1, kolo::rank());
       const torch::Tensor before = input.clone();
       Work work = kolo::reducescatter_async(input, {.op = ReduceOp::Sum});
       const torch::Tensor result = kolo::reducescatter(input, {.op = ReduceOp::Sum});
@@ -100,7 +85,7 @@ TEST_F(RowsTest, ReducescatterGivesTheBitsOfAnAllreduce) {
 
 TEST_F(RowsTest, ReducescatterOfAverageScaledAndLarge) {
   const Counts shape = {1 << 20};
-  const torch::Tensor input = values(shape, torch::kFloat32, 2, kolo::rank());
+  const torch::Tensor input = whole_numbers(shape, torch::kFloat32, 2, kolo::rank());
   const torch::Tensor result =
       kolo::reducescatter(input, {.name = "large", .prescale = 0.5, .postscale = 3});
   const torch::Tensor mean = sum_of(shape, torch::kFloat64, 2, all_ranks()) / kolo::size() * 1.5;
@@ -125,7 +110,7 @@ torch::Tensor given_by(int giver, const std::vector<int>& ranks, torch::ScalarTy
                        bool equal) {
   const Counts splits = splits_of(giver, ranks, equal);
   const std::int64_t rows = std::accumulate(splits.begin(), splits.end(), std::int64_t{0});
-  return values({rows, 2, 3}, dtype, 3, giver);
+  return whole_numbers({rows, 2, 3}, dtype, 3, giver);
 }
 
 /// Also checks how many came from each.
@@ -180,7 +165,7 @@ TEST_F(RowsTest, AlltoallOfNothingAndOfMuch) {
 
 TEST_F(RowsTest, TensorsThatAreNotContiguous) {
   const auto own = static_cast<std::size_t>(kolo::rank());
-  const torch::Tensor dense = values({8, 6}, torch::kFloat64, 4, kolo::rank());
+  const torch::Tensor dense = whole_numbers({8, 6}, torch::kFloat64, 4, kolo::rank());
   const torch::Tensor transposed = dense.t().contiguous().t();
   ASSERT_FALSE(transposed.is_contiguous());
   const torch::Tensor sum = sum_of({8, 6}, torch::kFloat64, 4, all_ranks());
@@ -200,7 +185,7 @@ TEST_F(RowsTest, ProcessSets) {
   const ProcessSet others = kolo::add_process_set(ranks);
   if (kolo::rank() == 0) return;
   const auto member = static_cast<std::size_t>(kolo::rank() - 1);
-  const torch::Tensor input = values({7, 2}, torch::kFloat32, 5, kolo::rank());
+  const torch::Tensor input = whole_numbers({7, 2}, torch::kFloat32, 5, kolo::rank());
   EXPECT_TRUE(identical(kolo::reducescatter(input, {.op = ReduceOp::Sum, .process_set = others}),
                         slice_of(sum_of({7, 2}, torch::kFloat32, 5, ranks), ranks.size(), member)));
   AlltoallOptions options{.splits = splits_of(kolo::rank(), ranks, /*equal=*/false),
