@@ -39,7 +39,9 @@ torch::Tensor slice_of(const torch::Tensor& tensor, std::size_t members, std::si
 torch::Tensor sum_of(torch::IntArrayRef shape, torch::ScalarType dtype, int seed,
                      const std::vector<int>& ranks) {
   torch::Tensor sum = torch::zeros(shape, there(torch::kFloat64));
-  for (const int rank : ranks) sum = sum + whole_numbers(shape, dtype, seed, rank).to(torch::kFloat64);
+  for (const int rank : ranks) {
+    sum = sum + whole_numbers(shape, dtype, seed, rank).to(torch::kFloat64);
+  }
   return sum.to(dtype);
 }
 
