@@ -24,6 +24,9 @@ namespace {
 
 using enum CollectiveKind;
 
+/// That a data plane carries.
+constexpr auto kAllKinds = {Allreduce, Broadcast, Allgather, Reducescatter, Alltoall};
+
 /// The data planes of a rank, and which of them carries what.
 struct Selection {
   std::vector<SelectingDataPlane::Choice> choices;
@@ -53,7 +56,7 @@ void select(Selection selection, const std::shared_ptr<DataPlane>& any_host, con
   if (gpu.plane != nullptr) {
     const std::size_t nccl = selection.add("NCCL", std::move(gpu.plane));
     for (const Reach reach : {Reach::Host, Reach::Cluster}) {
-      selection.route(DeviceType::Cuda, reach, {Allreduce, Broadcast, Allgather}, nccl);
+      selection.route(DeviceType::Cuda, reach, kAllKinds, nccl);
     }
   }
   auto data = std::make_unique<SelectingDataPlane>(
@@ -67,8 +70,7 @@ Planes connect_alone(const Config& config, Doorbell& doorbell) {
   Planes planes{.control = InprocControlHub::create(1)->connect(0, doorbell)};
   const std::shared_ptr<DataPlane> data = InprocDataHub::create(1)->connect(0, doorbell);
   Selection selection{.host_ranks = {0}, .rings = true};
-  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
-                  selection.add("this process", data));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("this process", data));
   select(std::move(selection), data, config, planes);
   return planes;
 }
@@ -111,8 +113,7 @@ Result<Selection> select_shared_memory(const mpi::Session& session,
   const bool one_host = std::ssize(hosts) == host->size();
   Selection selection{.host_ranks = host->ranks(), .rings = one_host};
   const auto near = std::make_shared<ShmDataPlane>(host);
-  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
-                  selection.add("shared memory", near));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("shared memory", near));
   const std::size_t flat = selection.add("MPI", std::move(mpi));
   std::size_t across = flat;
   if (are_hierarchical(hosts)) {
@@ -123,14 +124,13 @@ Result<Selection> select_shared_memory(const mpi::Session& session,
                       std::make_shared<HierarchicalDataPlane>(near, std::move(far).value(), hosts));
   }
   selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast}, across);
-  selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather}, flat);
+  selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather, Reducescatter, Alltoall}, flat);
   return selection;
 }
 
 Selection select_mpi(std::shared_ptr<DataPlane> mpi) {
   Selection selection;
-  selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast, Allgather},
-                  selection.add("MPI", std::move(mpi)));
+  selection.route(DeviceType::Cpu, Reach::Cluster, kAllKinds, selection.add("MPI", std::move(mpi)));
   return selection;
 }
 

@@ -13,7 +13,7 @@
 
 namespace kolo::doubles {
 
-constexpr std::array<std::string_view, 47> kFunctions = {
+constexpr std::array<std::string_view, 48> kFunctions = {
     "cudaDeviceGetPCIBusId",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDriverGetVersion",
@@ -59,6 +59,7 @@ constexpr std::array<std::string_view, 47> kFunctions = {
     "ncclRecv",
     "ncclRedOpCreatePreMulSum",
     "ncclRedOpDestroy",
+    "ncclReduce",
     "ncclReduceScatter",
     "ncclSend",
 };
