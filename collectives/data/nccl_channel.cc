@@ -115,9 +115,10 @@ Status NcclChannel::know(const void* address) {
 
 bool NcclChannel::forget(const cuda::Memory::Block& block) {
   if (!known_.contains(block.begin)) return true;
+  // With its communicator NCCL forgets everything.
+  if (ending_) return ending_->over();
   const Result<bool> settled = this->settled();
-  // With its communicator NCCL has forgotten everything.
-  if (!settled.ok()) return true;
+  if (!settled.ok()) return true;  // it is aborted
   if (!settled.value()) return false;
   const Status status = communicator_->forget(known_.at(block.begin));
   if (status.ok()) {
@@ -126,6 +127,22 @@ bool NcclChannel::forget(const cuda::Memory::Block& block) {
     (void)fail(status);
   }
   return true;
+}
+
+void NcclChannel::remove(const std::shared_ptr<cuda::Fate>& operation) {
+  std::erase(operations_, operation);
+  end_if_idle();
+}
+
+void NcclChannel::end() {
+  over_ = true;
+  end_if_idle();
+}
+
+void NcclChannel::end_if_idle() {
+  if (!over_ || !idle() || !communicator_) return;
+  ending_.emplace(std::move(*communicator_), setup_.device);
+  communicator_.reset();
 }
 
 void NcclChannel::drain() const {

@@ -17,6 +17,8 @@ NcclDataPlane::NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& se
 
 NcclDataPlane::~NcclDataPlane() {
   const cuda::DeviceGuard guard(settings_.device);
+  // All at the same time.
+  for (const auto& [id, channel] : channels_) channel->end();
   channels_.clear();
   free_released();
 }

@@ -360,10 +360,12 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
 }
 
 /// An all-reduce on the rank's memory.
-std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence) {
+std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence,
+                                 ChannelId channel = kWorldChannel) {
   Collective c = collective(CollectiveKind::Allreduce, DataType::Float32, 4);
   for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
   c.member = rank.rank;
+  c.channel = channel;
   c.sequence = sequence;
   c.input = c.output = memory;
   StartedOperation started = rank.plane.start(c);
@@ -380,8 +382,9 @@ void finish(const Rank& rank, Operation& operation) {
   }
 }
 
-void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence) {
-  finish(rank, *start(rank, memory, sequence));
+void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence,
+            ChannelId channel = kWorldChannel) {
+  finish(rank, *start(rank, memory, sequence, channel));
 }
 
 TEST(NcclPlane, RegistersItsMemoryOnce) {
@@ -415,6 +418,25 @@ TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
     EXPECT_EQ(doubles::calls("ncclCommDeregister", rank.device), kRounds);
     EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), kRounds);
   });
+}
+
+// Each waits for the others: one after the other they would be aborted in the end.
+TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
+  constexpr int kRanks = 2;
+  constexpr int kChannels = 5;
+  gpus::Options options;
+  options.doubles.finalized_together = kRanks * kChannels;
+  gpus::run(
+      kRanks,
+      [](Rank& rank) {
+        const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+        for (ChannelId channel = 0; channel < kChannels; ++channel) {
+          reduce(rank, memory.get(), 0, channel);
+        }
+      },
+      options);
+  EXPECT_EQ(doubles::calls("ncclCommFinalize"), kRanks * kChannels);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
 }
 
 TEST(DeviceGuard, TakesNothingFromGpusThatThisProcessDoesNotUse) {
