@@ -59,6 +59,13 @@ class Context {
   /// blocks; errors come through the returned Work. Thread-safe.
   std::shared_ptr<Work> submit(Submission submission);
 
+  /// This rank submits nothing more of the plan: the other members' later operations of it fail. When all
+  /// members have said so, nothing is left of it. The members of the set have agreed on an operation
+  /// before. Never blocks. Thread-safe.
+  void end_plan(ChannelId process_set, PlanId plan) {
+    coordinator_->end_plan(plan_channel(process_set, plan));
+  }
+
   /// 0, 1, 2, …: for names that are the same on all ranks, as long as these ask in the same order.
   /// Thread-safe.
   int take_number() { return next_number_++; }

@@ -96,6 +96,10 @@ class DataPlane {
     return device == DeviceType::Cpu ? allocate_memory(bytes) : nullptr;
   }
 
+  /// No operation of this channel is in flight here, and none will be started by any member: what it
+  /// had can go. Its other members are told at other times, those with nothing to do late.
+  virtual void end_channel(ChannelId /*channel*/) {}
+
   /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,
   /// progress() must be called.
   virtual bool rings() const = 0;

@@ -55,6 +55,10 @@ StartedOperation SelectingDataPlane::start(const Collective& collective) {
   return planes_[best->plane].plane->start(collective);
 }
 
+void SelectingDataPlane::end_channel(ChannelId channel) {
+  for (const Choice& choice : planes_) choice.plane->end_channel(channel);
+}
+
 std::shared_ptr<std::byte> SelectingDataPlane::allocate(DeviceType device, std::size_t bytes) {
   const auto route = std::ranges::find(routes_, device, &Route::device);
   return route == routes_.end() ? nullptr : planes_[route->plane].plane->allocate(device, bytes);

@@ -41,6 +41,7 @@ class SelectingDataPlane final : public DataPlane {
 
   StartedOperation start(const Collective& collective) override;
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  void end_channel(ChannelId channel) override;
   bool rings() const override;
   void drain() override;
 

@@ -77,6 +77,15 @@ void Coordinator::submit(Submission submission) {
   baton_->call(awaited);
 }
 
+void Coordinator::end_plan(ChannelId plan) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (leave_called_) return;
+    ended_.push_back(plan);
+  }
+  baton_->call(/*awaited=*/false);
+}
+
 void Coordinator::leave() {
   {
     const std::lock_guard lock(mutex_);
@@ -120,7 +129,7 @@ bool Coordinator::has_work() {
   if (expecting()) return true;
   if (relay_ != nullptr && !leaving_ && !relay_->empty()) return true;
   const std::lock_guard lock(mutex_);
-  return !submitted_.empty() || (leave_called_ && !leaving_);
+  return !submitted_.empty() || !ended_.empty() || (leave_called_ && !leaving_);
 }
 
 bool Coordinator::finished() const {
@@ -182,10 +191,12 @@ void Coordinator::sleep(Clock::duration idle, bool gives_way) {
 
 Result<bool> Coordinator::take_submissions() {
   std::vector<Submission> submissions;
+  std::vector<ChannelId> ended;
   bool leave = false;
   {
     const std::lock_guard lock(mutex_);
     submissions.swap(submitted_);
+    ended.swap(ended_);
     // Nothing is submitted after the call.
     leave = leave_called_ && !leaving_;
   }
@@ -199,11 +210,22 @@ Result<bool> Coordinator::take_submissions() {
     }
     for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now_);
   }
+  for (const ChannelId plan : ended) {
+    if (Status status = tell_end(plan); !status.ok()) return status;
+  }
   if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
     if (Status status = begin_leaving(); !status.ok()) return status;
   }
-  return leave || !submissions.empty();
+  return leave || !submissions.empty() || !ended.empty();
+}
+
+/// After what was submitted of the plan. A failure has ended it already.
+Status Coordinator::tell_end(ChannelId plan) {
+  if (!failure_.empty()) return {};
+  const PlanEnd plan_end{rank_, plans_.progress(plan)};
+  const int leader = channels_.at(process_set_of(plan)).leader();
+  return leader == rank_ ? handle(rank_, plan_end) : send(leader, plan_end);
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
@@ -323,6 +345,16 @@ Status Coordinator::handle(int source, const Leave& leave) {
 
 Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
   plans_.end(member_left);
+  return {};
+}
+
+Status Coordinator::handle(int /*source*/, const PlanEnd& plan_end) {
+  const Channel& set = channels_.at(process_set_of(plan_end.plan.channel));
+  for (const int rank : set.ranks) {
+    if (set.negotiator == nullptr || rank == rank_) continue;
+    if (Status status = send(rank, plan_end); !status.ok()) return status;
+  }
+  plans_.end(plan_end, set);
   return {};
 }
 

@@ -25,7 +25,8 @@
 /// Leave withdraws what the rank had submitted: the leader fails what is not yet agreed on, on all
 /// ranks, and whatever is submitted to that set later. It says how many operations of each plan the rank
 /// has submitted, which it still runs; by MemberLeft the leader passes that on, and the members end the
-/// plans there. Messages between two ranks arrive in order, so a
+/// plans there. A plan can end before (plans.h): each member tells the leader, which tells all members, and
+/// nothing is left of it when all have. Messages between two ranks arrive in order, so a
 /// rank knows of everything agreed on in a set before it hears AllLeft for that set. Messages from
 /// different ranks may overtake each other: a leader may get requests for a set of which rank 0 has not
 /// told it yet, and keeps them.
@@ -83,6 +84,9 @@ class Coordinator final : private Baton::Holder {
   /// Never blocks; errors come through the submission's Work. Thread-safe.
   void submit(Submission submission);
 
+  /// See Context::end_plan(). Thread-safe.
+  void end_plan(ChannelId plan);
+
   /// Returns when all ranks have left. Thread-safe, idempotent.
   void leave();
 
@@ -95,6 +99,7 @@ class Coordinator final : private Baton::Holder {
   Result<bool> advance();
 
   Result<bool> take_submissions();
+  Status tell_end(ChannelId plan);
   void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
   Status begin_leaving();
   Status relay_trace();
@@ -110,6 +115,7 @@ class Coordinator final : private Baton::Holder {
   Status handle(int source, const Welcome& welcome);
   Status handle(int source, const TraceLines& trace);
   Status handle(int source, const MemberLeft& member_left);
+  Status handle(int source, const PlanEnd& plan_end);
 
   Result<bool> answer();
   Status release_members(ChannelId id, const Channel& channel);
@@ -140,6 +146,7 @@ class Coordinator final : private Baton::Holder {
 
   std::mutex mutex_;
   std::vector<Submission> submitted_;  // guarded by mutex_
+  std::vector<ChannelId> ended_;       // guarded by mutex_
   bool leave_called_ = false;          // guarded by mutex_
 
   // The rest belongs to who holds the baton.

@@ -74,6 +74,9 @@ struct Executor::Channel {
   /// Operations from this number on fail, for this reason.
   std::uint64_t end = std::numeric_limits<std::uint64_t>::max();
   std::string end_reason;
+  bool closed = false;
+
+  bool idle() const { return queued.empty() && in_flight.empty(); }
 };
 
 Executor::Executor(DataPlane& plane, std::size_t fusion_threshold, EngineTrace* trace)
@@ -152,6 +155,7 @@ Result<bool> Executor::progress() {
       if (channel.in_flight.empty()) give_up_withdrawn(channel);
     }
   }
+  drop_closed();
   return moved;
 }
 
@@ -313,9 +317,7 @@ void Executor::record(const Group& group) const {
 }
 
 bool Executor::idle() const {
-  return std::ranges::all_of(channels_, [](const auto& entry) {
-    return entry.second.queued.empty() && entry.second.in_flight.empty();
-  });
+  return std::ranges::all_of(channels_, [](const auto& entry) { return entry.second.idle(); });
 }
 
 void Executor::fail(const std::string& error) {
@@ -374,6 +376,22 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
       channel,
       std::stable_partition(channel.in_flight.begin(), channel.in_flight.end(), std::not_fn(ended)),
       reason);
+}
+
+void Executor::close(ChannelId id) {
+  if (const auto found = channels_.find(id); found != channels_.end()) found->second.closed = true;
+}
+
+void Executor::drop_closed() {
+  for (auto entry = channels_.begin(); entry != channels_.end();) {
+    Channel& channel = entry->second;
+    const bool over = channel.closed && channel.idle();
+    if (over) {
+      std::ranges::move(channel.withdrawn, std::back_inserter(withdrawn_));
+      plane_.end_channel(channel.id);
+    }
+    entry = over ? channels_.erase(entry) : std::next(entry);
+  }
 }
 
 std::vector<Executor::Stall> Executor::stalled(Clock::time_point now,

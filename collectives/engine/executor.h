@@ -62,6 +62,9 @@ class Executor {
   /// member will not start them.
   void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
 
+  /// No member will enqueue anything there any more: the channel goes when nothing of it is in flight.
+  void close(ChannelId channel);
+
   /// An operation for which not all members have come.
   struct Stall {
     std::string operation;
@@ -88,6 +91,7 @@ class Executor {
   void finish(Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
+  void drop_closed();
   Collective describe(const Channel& channel, Group& group);
   void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
@@ -97,6 +101,8 @@ class Executor {
   const std::size_t fusion_threshold_;
   EngineTrace* const trace_;
   std::map<ChannelId, Channel> channels_;
+  /// What was withdrawn from channels that are gone.
+  std::vector<Group> withdrawn_;
   FusionBufferPool host_buffers_;
   FusionBufferPool gpu_buffers_;
   /// Channel and number of the operation whose failure was reported.

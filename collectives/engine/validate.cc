@@ -71,6 +71,13 @@ std::string departure_error(int rank) {
       rank);
 }
 
+std::string plan_end_error(int rank) {
+  return fmt::format(
+      "rank {} has destroyed its optimizer without taking part, or an exception there has. Every rank "
+      "must run the same steps with an optimizer.",
+      rank);
+}
+
 std::string check_request(const Request& request, std::span<const int> ranks) {
   switch (request.kind) {
     case CollectiveKind::Allreduce:

@@ -159,6 +159,9 @@ void message_fields(Visitor& visit, M& message) {
     visit(message.channel);
     visit(message.rank);
     visit(message.plans);
+  } else if constexpr (std::is_same_v<Kind, PlanEnd>) {
+    visit(message.rank);
+    visit(message.plan);
   } else if constexpr (std::is_same_v<Kind, Failure>) {
     visit(message.reason);
   } else if constexpr (std::is_same_v<Kind, AllLeft> || std::is_same_v<Kind, StallNotice>) {

@@ -85,6 +85,15 @@ struct MemberLeft {
   bool operator==(const MemberLeft&) const = default;
 };
 
+/// "I have ended this plan": member to leader, which tells every member, the first one, too.
+struct PlanEnd {
+  std::int32_t rank = 0;
+  /// What it has submitted of the plan: all that it will.
+  PlanProgress plan;
+
+  bool operator==(const PlanEnd&) const = default;
+};
+
 /// Leader to member: every member of the set has left, and nothing more will come.
 struct AllLeft {
   ChannelId channel = kWorldChannel;
@@ -133,6 +142,6 @@ struct TraceLines {
 };
 
 using Message = std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello,
-                             Welcome, TraceLines, MemberLeft>;
+                             Welcome, TraceLines, MemberLeft, PlanEnd>;
 
 }  // namespace kolo::core

@@ -97,6 +97,7 @@ void fill(Leave& m) { m = {some(any_progress)}; }
 void fill(MemberLeft& m) {
   m = {any_channel(), *rc::gen::arbitrary<std::int32_t>(), some(any_progress)};
 }
+void fill(PlanEnd& m) { m = {*rc::gen::arbitrary<std::int32_t>(), any_progress()}; }
 void fill(AllLeft& m) { m = {any_channel()}; }
 void fill(Failure& m) { m = {any_text()}; }
 void fill(StallNotice& m) { m = {any_channel()}; }

@@ -84,6 +84,7 @@ class ForwardingData : public DataPlane {
   std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
     return plane_->allocate(device, bytes);
   }
+  void end_channel(ChannelId channel) override { plane_->end_channel(channel); }
   bool rings() const override { return plane_->rings(); }
   void drain() override { plane_->drain(); }
 

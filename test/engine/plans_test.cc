@@ -8,6 +8,8 @@
 #include <array>
 #include <barrier>
 #include <chrono>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -137,6 +139,143 @@ TEST_P(PlansTest, LeavesAtAnyMomentOfTheOthersPlans) {
       }
     });
   }
+}
+
+// ---- plans that end ----
+
+TEST_P(PlansTest, EndsWhileOthersWaitInIt) {
+  for (int ender = 0; ender < 3; ++ender) {
+    run(3, [ender](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      const auto group = [&](PlanId plan, std::uint64_t number) {
+        return Call(context, all,
+                    {.name = fmt::format("group {}", number), .seed = number, .plan = plan});
+      };
+      Call(context, all, {.name = "known"}).check();
+      group(1, 0).check();
+      // The ender has submitted one operation more of plan 1, and none of plan 2; it goes on with plan 3.
+      const Call last = group(1, 1);
+      if (rank == ender) {
+        context.end_plan(kWorldChannel, 1);
+        context.end_plan(kWorldChannel, 2);
+      } else {
+        const std::string ended = fmt::format("rank {} has destroyed its optimizer", ender);
+        EXPECT_THAT(error_of(group(1, 2).work()), AllOf(HasSubstr("'group 2'"), HasSubstr(ended)));
+        EXPECT_THAT(error_of(group(1, 3).work()), AllOf(HasSubstr("'group 3'"), HasSubstr(ended)));
+        EXPECT_THAT(error_of(group(2, 4).work()), AllOf(HasSubstr("'group 4'"), HasSubstr(ended)));
+      }
+      last.check();
+      group(3, 5).check();
+      meeting.arrive_and_wait();
+      if (rank != ender) context.end_plan(kWorldChannel, 1);
+      group(3, 6).check();
+    });
+  }
+}
+
+/// Counts what it is told.
+class CountingData final : public job::ForwardingData {
+ public:
+  using Ended = std::map<ChannelId, int>;
+
+  CountingData(std::unique_ptr<DataPlane> plane, Ended& ended)
+      : ForwardingData(std::move(plane)), ended_(ended) {}
+  Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    EXPECT_FALSE(ended_.contains(collective.channel)) << "used after its end";
+    return ForwardingData::start(collective);
+  }
+  void end_channel(ChannelId channel) override {
+    ++ended_[channel];
+    ForwardingData::end_channel(channel);
+  }
+
+ private:
+  Ended& ended_;
+};
+
+// One after the other, as an optimizer in each epoch: nothing is left of any, and nobody sees an error. Some
+// end with an operation in flight, and ranks leave at once after the last.
+TEST_P(PlansTest, NothingIsLeftOfAPlanThatAllHaveEnded) {
+  constexpr PlanId kPlans = 12;
+  for (std::uint64_t seed = 0; seed < 12; ++seed) {
+    const int size = 1 + static_cast<int>(seed % 4);
+    std::vector<CountingData::Ended> ended(static_cast<std::size_t>(size));
+    Job job(size, GetParam(), seed);
+    job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
+      return std::make_unique<CountingData>(std::move(plane), ended[static_cast<std::size_t>(rank)]);
+    };
+    std::vector<std::vector<Call>> unread(static_cast<std::size_t>(size));
+    job.run([&](Context& context) {
+      const Set all = programs::world(context);
+      Call(context, all, {.name = "known"}).check();
+      for (PlanId plan = 1; plan <= kPlans; ++plan) {
+        for (std::uint64_t number = 0; number < 3; ++number) {
+          Call group(context, all,
+                     {.name = fmt::format("{}.{}", plan, number), .seed = number, .plan = plan});
+          if (number == 2 && plan % 2 == 0) {
+            unread[static_cast<std::size_t>(context.topology().rank)].push_back(std::move(group));
+          } else {
+            group.check();
+          }
+        }
+        context.end_plan(kWorldChannel, plan);
+      }
+      // Of this one nothing was submitted.
+      context.end_plan(kWorldChannel, kPlans + 1);
+    });
+    for (int rank = 0; rank < size; ++rank) {
+      const CountingData::Ended& there = ended[static_cast<std::size_t>(rank)];
+      EXPECT_EQ(there.size(), kPlans) << "rank " << rank;
+      for (const auto& [channel, times] : there) {
+        EXPECT_EQ(times, 1) << "rank " << rank << ", plan " << channel / kMostProcessSets;
+      }
+      for (const Call& call : unread[static_cast<std::size_t>(rank)]) call.check();
+    }
+  }
+}
+
+// One rank ends a plan, and goes on or leaves; the others find that out, and end it as well.
+TEST_P(PlansTest, EndsAtAnyMomentOfTheOthersPlans) {
+  constexpr std::uint64_t kOperations = 20;
+  for (std::uint64_t seed = 0; seed < 120; ++seed) {
+    std::mt19937_64 random(seed);
+    const int size = 2 + static_cast<int>(seed % 3);
+    const int ender = static_cast<int>(random() % static_cast<unsigned>(size));
+    const std::uint64_t most = random() % kOperations;
+    const bool leaves = random() % 2 == 0;
+    run(size, [&](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      Call(context, all, {.name = "known"}).check();
+      std::vector<Call> calls;
+      for (std::uint64_t number = 0; number < (rank == ender ? most : kOperations); ++number) {
+        calls.emplace_back(context, all,
+                           Recipe{.name = fmt::format("group {}", number),
+                                  .count = static_cast<std::int64_t>(number * 100),
+                                  .seed = number,
+                                  .plan = 1});
+      }
+      if (rank == ender) context.end_plan(kWorldChannel, 1);
+      if (rank == ender && leaves) return;
+      for (std::uint64_t number = 0; number < calls.size(); ++number) {
+        if (number < most) {
+          calls[number].check();
+        } else {
+          EXPECT_THAT(error_of(calls[number].work()),
+                      HasSubstr(fmt::format("rank {} has destroyed its optimizer", ender)));
+        }
+      }
+      if (rank != ender) context.end_plan(kWorldChannel, 1);
+      if (!leaves) Call(context, all, {.name = "after"}).check();
+    });
+  }
+}
+
+TEST_P(PlansTest, EndAfterShutdownIsNothing) {
+  run(2, [](Context& context, int, std::barrier<>&) {
+    Call(context, programs::world(context), {.name = "group", .plan = 1}).check();
+    context.leave();
+    context.end_plan(kWorldChannel, 1);
+  });
 }
 
 }  // namespace
