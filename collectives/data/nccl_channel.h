@@ -80,7 +80,8 @@ class NcclChannel {
 
   /// No operation is added any more: goes to Ending as soon as it is idle.
   void end();
-  bool ended() const { return over_ && idle() && (!ending_ || ending_->over()); }
+  /// A channel that has failed does not end: the GPU may still be at what was given up.
+  bool ended() const { return over_ && failure_.ok() && (!ending_ || ending_->over()); }
 
   /// Has NCCL know the block that the address is in, if it is one of the plane's.
   Status know(const void* address);

@@ -20,12 +20,14 @@ NcclDataPlane::~NcclDataPlane() {
   // All at the same time.
   for (const auto& [id, channel] : channels_) channel->end();
   channels_.clear();
+  ending_.clear();
   free_released();
 }
 
 StartedOperation NcclDataPlane::start(const Collective& collective) {
   const cuda::DeviceGuard guard(settings_.device);
   if (!guard.status().ok()) return guard.status();
+  std::erase_if(ending_, [](const auto& channel) { return channel->ended(); });
   free_released();
   auto operation = std::make_unique<NcclOperation>(channel_of(collective), collective,
                                                    settings_.device, settings_.done_within);
@@ -57,14 +59,29 @@ bool NcclDataPlane::rings() const {
 void NcclDataPlane::free_released() {
   memory_->free_released([this](const cuda::Memory::Block& block) {
     bool forgotten = true;
-    for (const auto& [id, channel] : channels_) forgotten = channel->forget(block) && forgotten;
+    for (const auto& channel : all_channels()) forgotten = channel->forget(block) && forgotten;
     return forgotten;
   });
 }
 
 void NcclDataPlane::drain() {
   const cuda::DeviceGuard guard(settings_.device);
-  for (const auto& [id, channel] : channels_) channel->drain();
+  for (const auto& channel : all_channels()) channel->drain();
+}
+
+void NcclDataPlane::end_channel(ChannelId id) {
+  const auto found = channels_.find(id);
+  if (found == channels_.end()) return;
+  const cuda::DeviceGuard guard(settings_.device);
+  found->second->end();
+  ending_.push_back(std::move(found->second));
+  channels_.erase(found);
+}
+
+std::vector<std::shared_ptr<NcclChannel>> NcclDataPlane::all_channels() const {
+  std::vector<std::shared_ptr<NcclChannel>> all = ending_;
+  for (const auto& [id, channel] : channels_) all.push_back(channel);
+  return all;
 }
 
 }  // namespace kolo::core

@@ -16,7 +16,8 @@ namespace kolo::core {
 
 /// Each channel has a communicator and a stream of its own, because order is agreed on within a
 /// channel only, and NCCL wants one order in a communicator. They are made when a channel's first
-/// operation starts (nccl_channel.h), and used in the order in which its operations start.
+/// operation starts (nccl_channel.h), used in the order in which its operations start, and ended, in
+/// the background, when the channel is.
 ///
 /// The host never waits for the GPU. The stream waits for what makes an operation's memory ready,
 /// and who uses the result waits for issued().
@@ -46,15 +47,19 @@ class NcclDataPlane final : public DataPlane {
   /// Nothing rings: neither NCCL nor the GPU.
   bool rings() const override;
   void drain() override;
+  void end_channel(ChannelId channel) override;
 
  private:
   const std::shared_ptr<NcclChannel>& channel_of(const Collective& collective);
+  std::vector<std::shared_ptr<NcclChannel>> all_channels() const;
   void free_released();
 
   const std::shared_ptr<DataPlane> host_;
   const Settings settings_;
   const std::shared_ptr<cuda::Memory> memory_;
   std::map<ChannelId, std::shared_ptr<NcclChannel>> channels_;
+  /// Of channels that are over.
+  std::vector<std::shared_ptr<NcclChannel>> ending_;
 };
 
 }  // namespace kolo::core

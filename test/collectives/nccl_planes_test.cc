@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <barrier>
 #include <deque>
 #include <map>
 #include <memory>
@@ -437,6 +439,51 @@ TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
       options);
   EXPECT_EQ(doubles::calls("ncclCommFinalize"), kRanks * kChannels);
   EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+// Others go on while NCCL is not through with it, and what it knows is kept.
+TEST(NcclPlane, EndsAChannelInTheBackground) {
+  gpus::Options options;
+  options.doubles.finalized_together = 4;
+  gpus::run(
+      2,
+      [](Rank& rank) {
+        auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+        const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
+        reduce(rank, memory.get(), 0, 1);
+        memory.reset();
+        rank.plane.end_channel(1);
+        rank.plane.end_channel(7);
+        for (std::uint64_t i = 0; i < 5; ++i) reduce(rank, steady.get(), i, 2);
+        EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), 0);
+      },
+      options);
+  EXPECT_EQ(doubles::calls("ncclCommDestroy"), 4);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+TEST(NcclPlane, NothingIsLeftOfAChannelThatHasEnded) {
+  std::barrier<> meeting(2);
+  std::atomic<bool> gone = false;
+  gpus::run(2, [&](Rank& rank) {
+    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+    // Its number may come again.
+    for (int round = 0; round < 3; ++round) {
+      auto known = rank.plane.allocate(DeviceType::Cuda, 64);
+      reduce(rank, known.get(), 0, 1);
+      known.reset();
+      rank.plane.end_channel(1);
+    }
+    for (std::uint64_t i = 0; !gone; ++i) {
+      reduce(rank, memory.get(), i);
+      meeting.arrive_and_wait();
+      if (rank.rank == 0) {
+        const doubles::Live live = doubles::live();
+        gone = live.communicators == 2 && live.allocations == 2 && live.streams == 2;
+      }
+      meeting.arrive_and_wait();
+    }
+  });
 }
 
 TEST(DeviceGuard, TakesNothingFromGpusThatThisProcessDoesNotUse) {
