@@ -83,7 +83,7 @@ cudaError_t cudaPeekAtLastError() { return last_error; }
 
 cudaError_t cudaDriverGetVersion(int* version) {
   if (const cudaError_t error = entered("cudaDriverGetVersion")) return error;
-  *version = CUDART_VERSION;
+  *version = settings().driver_version;
   return cudaSuccess;
 }
 
@@ -95,6 +95,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   if (const cudaError_t error = entered("cudaGetDeviceCount")) return error;
+  if (settings().driver_version < CUDART_VERSION) return ended(cudaErrorInsufficientDriver);
   *count = settings().devices;
   return ended(*count == 0 ? cudaErrorNoDevice : cudaSuccess);
 }

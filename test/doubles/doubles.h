@@ -48,6 +48,8 @@ struct Settings {
   std::chrono::microseconds longest_delay{200};
   int devices = 4;
   int nccl_version = NCCL_VERSION_CODE;
+  /// The newest CUDA that the driver is for; 0: there is no driver.
+  int driver_version = CUDART_VERSION;
   /// No communicator is through with ncclCommFinalize before so many have begun it.
   int finalized_together = 0;
   /// Whether kernels and collectives may use memory that no call here has allocated.
