@@ -6,7 +6,9 @@
 #include "context/gpu_planes.h"
 #include "cuda/check.h"
 #include "cuda/communicator.h"
+#include "data/hierarchical_data.h"
 #include "data/nccl_data.h"
+#include "data/staged_data.h"
 
 namespace kolo::core {
 namespace {
@@ -52,16 +54,21 @@ Result<std::optional<int>> choose_gpu(const Config& config, const Topology& topo
 
 }  // namespace
 
-GpuPlane connect_gpu(const Config& config, const Topology& topology,
-                     std::shared_ptr<DataPlane> host) {
+GpuPlane connect_gpu(const Config& config, const Topology& topology, const HostPlanes& host) {
   Result<std::optional<int>> gpu = choose_gpu(config, topology);
   if (!gpu.ok() || !gpu.value()) return {.gpu = std::move(gpu)};
-  return {.gpu = gpu,
-          .plane = std::make_shared<NcclDataPlane>(
-              std::move(host), NcclDataPlane::Settings{.device = *gpu.value(),
-                                                       .gpus_are_shared = config.shared_gpu,
-                                                       .rank = topology.rank,
-                                                       .done_within = config.stall_abort})};
+  const int device = *gpu.value();
+  GpuPlane planes{.gpu = std::move(gpu),
+                  .plane = std::make_shared<NcclDataPlane>(
+                      host.any, NcclDataPlane::Settings{.device = device,
+                                                        .gpus_are_shared = config.shared_gpu,
+                                                        .rank = topology.rank,
+                                                        .done_within = config.stall_abort})};
+  if (config.gpu_over_mpi && host.far != nullptr) {
+    planes.between_hosts = std::make_shared<HierarchicalDataPlane>(
+        planes.plane, std::make_shared<StagedDataPlane>(host.far, device), host.hosts);
+  }
+  return planes;
 }
 
 }  // namespace kolo::core

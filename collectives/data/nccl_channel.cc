@@ -11,6 +11,15 @@ namespace {
 /// An anchor serves for this time: CUDA tells times between events in float32.
 constexpr auto kAnchorHolds = std::chrono::seconds(10);
 
+/// Of the meeting: lanes, and hosts whose members meet among themselves, differ beyond the bits that
+/// tell operations apart.
+std::uint64_t number_of_meeting(const Collective& first) {
+  constexpr int kRankShift = 32;
+  constexpr int kLaneShift = 56;
+  return first.sequence + (static_cast<std::uint64_t>(first.ranks.front()) << kRankShift) +
+         (static_cast<std::uint64_t>(first.lane) << kLaneShift);
+}
+
 }  // namespace
 
 NcclChannel::NcclChannel(const Setup& setup, const Collective& first)
@@ -22,7 +31,7 @@ NcclChannel::NcclChannel(const Setup& setup, const Collective& first)
                .ranks = first.ranks,
                .member = first.member,
                .channel = first.channel,
-               .sequence = first.sequence},
+               .sequence = number_of_meeting(first)},
       members_(first.ranks.size()) {}
 
 // ---- connecting ----

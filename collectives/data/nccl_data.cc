@@ -18,7 +18,7 @@ NcclDataPlane::NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& se
 NcclDataPlane::~NcclDataPlane() {
   const cuda::DeviceGuard guard(settings_.device);
   // All at the same time.
-  for (const auto& [id, channel] : channels_) channel->end();
+  for (const auto& [key, channel] : channels_) channel->end();
   channels_.clear();
   ending_.clear();
   free_released();
@@ -37,7 +37,8 @@ StartedOperation NcclDataPlane::start(const Collective& collective) {
 }
 
 const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& collective) {
-  const auto known = channels_.find(collective.channel);
+  const std::pair key(collective.channel, collective.lane);
+  const auto known = channels_.find(key);
   if (known != channels_.end()) return known->second;
   const NcclChannel::Setup setup{.host = *host_,
                                  .device = settings_.device,
@@ -45,7 +46,7 @@ const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& 
                                  .connect_within = settings_.connect_within,
                                  .memory = memory_};
   auto channel = std::make_shared<NcclChannel>(setup, collective);
-  return channels_.emplace(collective.channel, std::move(channel)).first->second;
+  return channels_.emplace(key, std::move(channel)).first->second;
 }
 
 std::shared_ptr<std::byte> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
@@ -70,17 +71,18 @@ void NcclDataPlane::drain() {
 }
 
 void NcclDataPlane::end_channel(ChannelId id) {
-  const auto found = channels_.find(id);
-  if (found == channels_.end()) return;
   const cuda::DeviceGuard guard(settings_.device);
-  found->second->end();
-  ending_.push_back(std::move(found->second));
-  channels_.erase(found);
+  std::erase_if(channels_, [&](const auto& entry) {
+    if (entry.first.first != id) return false;
+    entry.second->end();
+    ending_.push_back(entry.second);
+    return true;
+  });
 }
 
 std::vector<std::shared_ptr<NcclChannel>> NcclDataPlane::all_channels() const {
   std::vector<std::shared_ptr<NcclChannel>> all = ending_;
-  for (const auto& [id, channel] : channels_) all.push_back(channel);
+  for (const auto& [key, channel] : channels_) all.push_back(channel);
   return all;
 }
 

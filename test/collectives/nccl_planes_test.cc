@@ -1,6 +1,7 @@
 // The NCCL data plane on doubles of CUDA and NCCL: values.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "gpu_hosts.h"
 #include "gpu_ranks.h"
 
 namespace kolo::core {
@@ -328,6 +330,46 @@ TEST_P(NcclPlanesTest, Collectives) {
     EXPECT_EQ(doubles::calls("cudaStreamSynchronize"), 0);
     // Only to compare clocks, once for each rank, where times are asked for.
     EXPECT_EQ(doubles::calls("cudaEventSynchronize"), GetParam());
+  }
+}
+
+// ---- between hosts by another plane ----
+
+using Layout = std::vector<int>;
+
+class GpuHostsTest : public ::testing::TestWithParam<Layout> {};
+// In the order of hosts, one by one, and neither; hosts with as many ranks, and not.
+INSTANTIATE_TEST_SUITE_P(Layouts, GpuHostsTest,
+                         ::testing::Values(Layout{0, 0, 2, 2}, Layout{0, 1}, Layout{0, 1, 2},
+                                           Layout{0, 1, 1, 3}, Layout{0, 0, 0, 3},
+                                           Layout{0, 1, 0, 1}, Layout{0, 0, 2, 2, 4, 4}),
+                         [](const auto& test) { return fmt::format("{}", fmt::join(test.param, "")); });
+
+void run_between_hosts(const Layout& layout, DataType dtype, std::int64_t chunk_bytes,
+                       const std::vector<std::int64_t>& counts) {
+  gpus::GpuHosts hosts(layout, {.chunk_bytes = chunk_bytes});
+  gpus::Options options;
+  options.doubles.seed = static_cast<std::uint64_t>(dtype) + 1;
+  options.doubles.longest_delay = std::chrono::microseconds(50);
+  options.doubles.devices = hosts.size();
+  options.wrap_plane = [&](int rank, const std::shared_ptr<DataPlane>& nccl) {
+    return hosts.connect(rank, nccl);
+  };
+  gpus::run(
+      hosts.size(), [&](Rank& rank) { Flights(rank).run(parts(rank, dtype, counts)); }, options);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+TEST_P(GpuHostsTest, Collectives) {
+  for (const DataType dtype : {DataType::Int16, DataType::Int32, DataType::Bool, DataType::Float16,
+                               DataType::Float64}) {
+    run_between_hosts(GetParam(), dtype, 1 << 20, {0, 1, 3, 1023});
+  }
+}
+
+TEST_P(GpuHostsTest, ManyChunks) {
+  for (const DataType dtype : {DataType::Int8, DataType::BFloat16, DataType::Float32}) {
+    run_between_hosts(GetParam(), dtype, 1000, {0, 1, 1023, 10'000});
   }
 }
 

@@ -13,7 +13,7 @@
 
 namespace kolo::doubles {
 
-constexpr std::array<std::string_view, 47> kFunctions = {
+constexpr std::array<std::string_view, 49> kFunctions = {
     "cudaDeviceGetPCIBusId",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDriverGetVersion",
@@ -24,10 +24,12 @@ constexpr std::array<std::string_view, 47> kFunctions = {
     "cudaEventRecord",
     "cudaEventSynchronize",
     "cudaFree",
+    "cudaFreeHost",
     "cudaGetDevice",
     "cudaGetDeviceCount",
     "cudaGetDeviceProperties",
     "cudaGetDriverEntryPointByVersion",
+    "cudaHostAlloc",
     "cudaLaunchHostFunc",
     "cudaMalloc",
     "cudaMemcpyAsync",

@@ -156,6 +156,23 @@ cudaError_t cudaFree(void* address) {
   return ended(release(address, Allocator::Cuda, "cudaFree") ? cudaSuccess : cudaErrorInvalidValue);
 }
 
+/// Memory of the host, which the doubles watch as they do a device's.
+cudaError_t cudaHostAlloc(void** address, size_t size, unsigned int flags) {
+  if (const cudaError_t error = entered("cudaHostAlloc")) return error;
+  if (flags != cudaHostAllocDefault) return ended(cudaErrorInvalidValue);
+  *address = nullptr;
+  if (size == 0) return cudaSuccess;
+  *address = allocate(size, Allocator::Host);
+  return ended(*address != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaFreeHost(void* address) {
+  if (const cudaError_t error = entered("cudaFreeHost")) return error;
+  if (address == nullptr) return cudaSuccess;
+  return ended(release(address, Allocator::Host, "cudaFreeHost") ? cudaSuccess
+                                                                 : cudaErrorInvalidValue);
+}
+
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,
                             cudaStream_t handle) {
   if (const cudaError_t error = entered("cudaMemcpyAsync")) return error;

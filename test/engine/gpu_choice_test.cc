@@ -18,7 +18,7 @@ using ::testing::HasSubstr;
 GpuPlane connect(const doubles::Settings& settings, const Topology& topology,
                  const Config& config = {}) {
   doubles::reset(settings);
-  return connect_gpu(config, topology, nullptr);
+  return connect_gpu(config, topology, {});
 }
 
 std::optional<int> chosen(const GpuPlane& plane) {
@@ -66,7 +66,7 @@ TEST(GpuChoice, DriverOlderThanTheRuntime) {
 TEST(GpuChoice, NcclMissingOrOlderThanCompiledWith) {
   doubles::reset();
   doubles::fail("ncclGetVersion", 0, ncclSystemError);
-  EXPECT_THAT(refusal(connect_gpu({}, kThirdOfFour, nullptr)), HasSubstr("ncclGetVersion: "));
+  EXPECT_THAT(refusal(connect_gpu({}, kThirdOfFour, {})), HasSubstr("ncclGetVersion: "));
   EXPECT_THAT(
       refusal(connect({.nccl_version = NCCL_VERSION_CODE - 100}, kThirdOfFour)),
       AllOf(HasSubstr("was found, but Kolo was compiled with"), HasSubstr("LD_LIBRARY_PATH")));
