@@ -32,8 +32,9 @@
 /// On the memory of GPUs the near plane is NCCL's, which goes by order, and the far one goes through
 /// the host's memory (staged_data.h). There the near steps of a channel begin in one order on all
 /// members, for each of the two steps of an all-reduce (NearOrder); the GPU packs before the chunks and
-/// unpacks after them; and what is left to the far plane alone above is cut into chunks as well, with
-/// steps in which each member is alone on its host.
+/// unpacks after them. A member without a slice waits for the others' on its GPU. What is left to the
+/// far plane alone above is cut into chunks as well, with steps in which each member is alone on its
+/// host.
 
 #include <cstdint>
 #include <map>
@@ -55,8 +56,9 @@ struct HierarchicalOptions {
 
 class HierarchicalDataPlane final : public DataPlane {
  public:
-  /// `near` reaches the ranks of this host, `far` all; nobody else may use `far`, nor `near` for
-  /// channels that are used here, because both are given numbers of this plane's own.
+  /// `near` reaches the ranks of this host, `far` all; nobody else may use `far`, but another plane of
+  /// this kind, nor `near` for channels that are used here, but for lane 0 of NCCL's, because both are
+  /// given numbers of this plane's own.
   /// `host_of_rank`: of each rank, the lowest rank on its host.
   HierarchicalDataPlane(std::shared_ptr<DataPlane> near, std::shared_ptr<DataPlane> far,
                         std::vector<int> host_of_rank, const HierarchicalOptions& options = {});
