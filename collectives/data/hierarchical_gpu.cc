@@ -7,8 +7,8 @@
 namespace kolo::core {
 namespace {
 
-/// What a GPU does before and after the chunks is an operation of the near plane in which this member is
-/// alone, on no elements. States, in this order:
+/// What a GPU does before and after the chunks is an operation of the near plane in which this
+/// member is alone, on no elements. States, in this order:
 ///
 ///   Packing    the GPU waits for the memory to be ready, and packs
 ///   Chunks     go through their steps; those on the GPU follow the packing

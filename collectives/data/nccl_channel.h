@@ -34,8 +34,9 @@ namespace kolo::core {
 ///   Failed      the communicator is aborted, so that no     (never)
 ///               GPU waits for ever; all operations fail
 ///
-/// One that is over before it is Open ends as well. A member that is alone is Open at once, and needs no communicator: NCCL 2.28's reductions of one
-/// rank leave out the last elements of some counts.
+/// A channel that is over before it is Open ends as well. A member that is alone is Open at once, and
+/// needs no communicator: NCCL 2.28's reductions of one rank leave out the last elements of some
+/// counts.
 ///
 /// The first failure, whatever the state, leads to Failed: what NCCL reports of this or another
 /// member, a member that takes too long, an operation that is given up. Members that have not

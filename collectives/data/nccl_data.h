@@ -16,8 +16,8 @@
 namespace kolo::core {
 
 /// Each channel, and each lane of one, has a communicator and a stream of its own, because order is
-/// agreed on within these only, and NCCL wants one order in a communicator. They are made when the first
-/// operation starts (nccl_channel.h), used in the order in which its operations start, and ended, in
+/// agreed on within these only, and NCCL wants one order in a communicator. They are made when the
+/// first operation starts (nccl_channel.h), used in the order in which operations start, and ended, in
 /// the background, when the channel is.
 ///
 /// The host never waits for the GPU. The stream waits for what makes an operation's memory ready,

@@ -131,8 +131,8 @@ class StagedOperation final : public Operation {
       if (!created.ok()) return created.status();
       stream = std::move(created).value();
     }
-    const Status queued = cuda::check(
-        cudaMemcpyAsync(to, from, bytes(), direction, stream->get()), "cudaMemcpyAsync");
+    const Status queued = cuda::check(cudaMemcpyAsync(to, from, bytes(), direction, stream->get()),
+                                      "cudaMemcpyAsync");
     if (!queued.ok()) return queued;
     Result<std::shared_ptr<cuda::Event>> end = cuda::Event::record(stream->get());
     if (!end.ok()) return end.status();
