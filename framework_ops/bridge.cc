@@ -33,7 +33,8 @@ core::Request make_request(const core::Context& context, const detail::Call& cal
                         .op = call.op,
                         .root_rank = call.root_rank,
                         .prescale = call.prescale,
-                        .postscale = call.postscale};
+                        .postscale = call.postscale,
+                        .splits = call.splits};
   if (call.kind == core::CollectiveKind::Barrier) return request;
   request.refusal = detail::refusal(context, tensor);
   if (!request.refusal.empty()) return request;
@@ -129,12 +130,12 @@ void Work::State::collect() {
   const torch::NoGradGuard no_grad;
   const core::Outcome& outcome = work->outcome();
   finished = outcome.finished;
-  if (request.kind == core::CollectiveKind::Allgather) {
+  if (outcome.made != nullptr) {
     core::Shape shape = request.shape;
     shape.front() = 0;
     for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
-    output = detail::tensor_in(
-        detail::droppable(context.lock(), options.device(), outcome.gathered), 0, shape, options);
+    output = detail::tensor_in(detail::droppable(context.lock(), options.device(), outcome.made), 0,
+                               shape, options);
   } else if (output.defined() && !output.is_contiguous()) {
     copy_to_output();
   }
@@ -171,6 +172,14 @@ void Work::synchronize() {
   if (state_->finished == nullptr) return;
   const core::Status status = state_->finished->synchronize();
   if (!status.ok()) throw Error(c10::str("'", state_->request.name, "': ", status.message()));
+}
+
+std::vector<std::int64_t> Work::received_splits() {
+  wait();
+  const core::CollectiveKind kind = state_->request.kind;
+  const bool gathers =
+      kind == core::CollectiveKind::Allgather || kind == core::CollectiveKind::Alltoall;
+  return gathers ? state_->work->outcome().first_dimensions : std::vector<std::int64_t>();
 }
 
 torch::Tensor Work::result() {

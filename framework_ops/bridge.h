@@ -54,10 +54,11 @@ struct Call {
   double prescale = 1.0;
   double postscale = 1.0;
   int root_rank = 0;
+  std::vector<std::int64_t> splits = {};
 };
 
-/// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier has
-/// neither, and an all-gather makes its output. A tensor that is not fit is
+/// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier
+/// has neither, and some kinds make their output (core::Outcome). A tensor that is not fit is
 /// refused: the Work fails, here and on the ranks that would otherwise wait for this one.
 Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output);

@@ -74,6 +74,29 @@ Work start_allgather(const torch::Tensor& tensor, const AllgatherOptions& option
                         scalar ? tensor.reshape({1}) : tensor, {});
 }
 
+Work start_reducescatter(const torch::Tensor& tensor, const ReducescatterOptions& options,
+                         Caller caller) {
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Reducescatter,
+                         .name = options.name,
+                         .process_set = options.process_set,
+                         .awaited = caller == Caller::Waits,
+                         .op = detail::to_core(options.op),
+                         .prescale = options.prescale,
+                         .postscale = options.postscale},
+                        tensor, {});
+}
+
+Work start_alltoall(const torch::Tensor& tensor, const AlltoallOptions& options, Caller caller) {
+  return detail::submit(detail::current_context(),
+                        {.kind = core::CollectiveKind::Alltoall,
+                         .name = options.name,
+                         .process_set = options.process_set,
+                         .awaited = caller == Caller::Waits,
+                         .splits = options.splits},
+                        tensor, {});
+}
+
 Work start_barrier(const BarrierOptions& options, Caller caller) {
   return detail::submit(detail::current_context(),
                         {.kind = core::CollectiveKind::Barrier,
@@ -152,6 +175,22 @@ torch::Tensor allgather(const torch::Tensor& tensor, const AllgatherOptions& opt
 
 Work allgather_async(const torch::Tensor& tensor, const AllgatherOptions& options) {
   return start_allgather(tensor, options, Caller::GoesOn);
+}
+
+torch::Tensor reducescatter(const torch::Tensor& tensor, const ReducescatterOptions& options) {
+  return start_reducescatter(tensor, options, Caller::Waits).result();
+}
+
+Work reducescatter_async(const torch::Tensor& tensor, const ReducescatterOptions& options) {
+  return start_reducescatter(tensor, options, Caller::GoesOn);
+}
+
+torch::Tensor alltoall(const torch::Tensor& tensor, const AlltoallOptions& options) {
+  return start_alltoall(tensor, options, Caller::Waits).result();
+}
+
+Work alltoall_async(const torch::Tensor& tensor, const AlltoallOptions& options) {
+  return start_alltoall(tensor, options, Caller::GoesOn);
 }
 
 void barrier(const BarrierOptions& options) { start_barrier(options, Caller::Waits).wait(); }

@@ -95,6 +95,10 @@ std::string_view to_string(CollectiveKind kind) {
       return "broadcast";
     case CollectiveKind::Allgather:
       return "allgather";
+    case CollectiveKind::Reducescatter:
+      return "reducescatter";
+    case CollectiveKind::Alltoall:
+      return "alltoall";
     case CollectiveKind::Barrier:
       return "barrier";
     case CollectiveKind::AddProcessSet:

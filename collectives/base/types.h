@@ -32,10 +32,17 @@ enum class CollectiveKind : std::uint8_t {
   Allreduce,
   Broadcast,
   Allgather,
+  Reducescatter,
+  Alltoall,
   Barrier,
   /// Agreement on a new process set. Its members travel as the request's shape.
   AddProcessSet,
 };
+
+/// Whether values of all ranks become one.
+constexpr bool reduces(CollectiveKind kind) {
+  return kind == CollectiveKind::Allreduce || kind == CollectiveKind::Reducescatter;
+}
 
 enum class DeviceType : std::uint8_t { Cpu, Cuda };
 

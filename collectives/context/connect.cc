@@ -24,6 +24,9 @@ namespace {
 
 using enum CollectiveKind;
 
+/// That a data plane carries.
+constexpr auto kAllKinds = {Allreduce, Broadcast, Allgather, Reducescatter, Alltoall};
+
 /// The data planes of a rank, and which of them carries what.
 struct Selection {
   std::vector<SelectingDataPlane::Choice> choices;
@@ -54,9 +57,9 @@ void select(Selection selection, const HostPlanes& host, const Config& config, P
     if (gpu.between_hosts != nullptr) {
       across = selection.add("NCCL within hosts, MPI between them", std::move(gpu.between_hosts));
     }
-    selection.route(DeviceType::Cuda, Reach::Host, {Allreduce, Broadcast, Allgather}, nccl);
+    selection.route(DeviceType::Cuda, Reach::Host, kAllKinds, nccl);
     selection.route(DeviceType::Cuda, Reach::Cluster, {Allreduce, Broadcast}, across);
-    selection.route(DeviceType::Cuda, Reach::Cluster, {Allgather}, nccl);
+    selection.route(DeviceType::Cuda, Reach::Cluster, {Allgather, Reducescatter, Alltoall}, nccl);
   }
   auto data = std::make_unique<SelectingDataPlane>(
       std::move(selection.choices), std::move(selection.routes), std::move(selection.host_ranks),
@@ -69,8 +72,7 @@ Planes connect_alone(const Config& config, Doorbell& doorbell) {
   Planes planes{.control = InprocControlHub::create(1)->connect(0, doorbell)};
   const std::shared_ptr<DataPlane> data = InprocDataHub::create(1)->connect(0, doorbell);
   Selection selection{.host_ranks = {0}, .rings = true};
-  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
-                  selection.add("this process", data));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("this process", data));
   select(std::move(selection), {.any = data}, config, planes);
   return planes;
 }
@@ -112,8 +114,7 @@ Selection select_shared_memory(const std::shared_ptr<shm::Host>& host, const Hos
   const bool one_host = std::ssize(hosts) == host->size();
   Selection selection{.host_ranks = host->ranks(), .rings = one_host};
   const auto near = std::make_shared<ShmDataPlane>(host);
-  selection.route(DeviceType::Cpu, Reach::Host, {Allreduce, Broadcast, Allgather},
-                  selection.add("shared memory", near));
+  selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("shared memory", near));
   const std::size_t flat = selection.add("MPI", mpi.any);
   std::size_t across = flat;
   if (are_hierarchical(hosts)) {
@@ -121,14 +122,13 @@ Selection select_shared_memory(const std::shared_ptr<shm::Host>& host, const Hos
                            std::make_shared<HierarchicalDataPlane>(near, mpi.far, hosts));
   }
   selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast}, across);
-  selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather}, flat);
+  selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather, Reducescatter, Alltoall}, flat);
   return selection;
 }
 
 Selection select_mpi(std::shared_ptr<DataPlane> mpi) {
   Selection selection;
-  selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast, Allgather},
-                  selection.add("MPI", std::move(mpi)));
+  selection.route(DeviceType::Cpu, Reach::Cluster, kAllKinds, selection.add("MPI", std::move(mpi)));
   return selection;
 }
 

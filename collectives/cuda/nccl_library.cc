@@ -41,6 +41,22 @@
            (const void* from, void* to, size_t count, ncclDataType_t dtype, ncclComm_t comm,       \
             cudaStream_t stream),                                                                  \
            (from, to, count, dtype, comm, stream))                                                 \
+  FUNCTION(ncclReduce,                                                                             \
+           (const void* from, void* to, size_t count, ncclDataType_t dtype, ncclRedOp_t op,        \
+            int root, ncclComm_t comm, cudaStream_t stream),                                       \
+           (from, to, count, dtype, op, root, comm, stream))                                       \
+  FUNCTION(ncclReduceScatter,                                                                      \
+           (const void* from, void* to, size_t count, ncclDataType_t dtype, ncclRedOp_t op,        \
+            ncclComm_t comm, cudaStream_t stream),                                                 \
+           (from, to, count, dtype, op, comm, stream))                                             \
+  FUNCTION(ncclSend,                                                                               \
+           (const void* from, size_t count, ncclDataType_t dtype, int peer, ncclComm_t comm,       \
+            cudaStream_t stream),                                                                  \
+           (from, count, dtype, peer, comm, stream))                                               \
+  FUNCTION(ncclRecv,                                                                               \
+           (void* to, size_t count, ncclDataType_t dtype, int peer, ncclComm_t comm,               \
+            cudaStream_t stream),                                                                  \
+           (to, count, dtype, peer, comm, stream))                                                 \
   FUNCTION(ncclGroupStart, (), ())                                                                 \
   FUNCTION(ncclGroupEnd, (), ())
 

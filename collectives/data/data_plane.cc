@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <numeric>
 
 namespace kolo::core {
 namespace {
@@ -15,6 +16,32 @@ std::shared_ptr<std::byte> allocate_memory(std::size_t bytes) {
   const std::size_t size =
       (std::max(bytes, std::size_t{1}) + kAlignment - 1) / kAlignment * kAlignment;
   return {static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)), std::free};
+}
+
+std::int64_t input_count(const Collective& collective) {
+  switch (collective.kind) {
+    case CollectiveKind::Allgather:
+      return collective.counts[static_cast<std::size_t>(collective.member)];
+    case CollectiveKind::Alltoall:
+      return elements_before(collective.splits, collective.splits.size());
+    case CollectiveKind::Allreduce:
+    case CollectiveKind::Broadcast:
+    case CollectiveKind::Reducescatter:
+    case CollectiveKind::Barrier:
+    case CollectiveKind::AddProcessSet:
+      break;
+  }
+  return collective.count;
+}
+
+std::int64_t output_count(const Collective& collective) {
+  if (collective.kind != CollectiveKind::Reducescatter) return collective.count;
+  return collective.counts[static_cast<std::size_t>(collective.member)];
+}
+
+std::int64_t elements_before(const std::vector<std::int64_t>& counts, std::size_t members) {
+  const auto end = counts.begin() + static_cast<std::ptrdiff_t>(members);
+  return std::accumulate(counts.begin(), end, std::int64_t{0});
 }
 
 }  // namespace kolo::core

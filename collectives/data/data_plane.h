@@ -17,7 +17,7 @@ namespace kolo::core {
 /// One collective operation on memory, ready to run: the same on each member but for `member` and
 /// the addresses.
 struct Collective {
-  CollectiveKind kind = CollectiveKind::Allreduce;  // Allreduce, Broadcast or Allgather
+  CollectiveKind kind = CollectiveKind::Allreduce;  // not Barrier, nor AddProcessSet
   DataType dtype = DataType::Float32;
 
   /// The set's global ranks in ascending order, and the index of this rank among them.
@@ -41,8 +41,9 @@ struct Collective {
   /// same order on all of them.
   int lane = 0;
 
-  /// Allreduce: in place on `output`; a Cuda one reads `input`, which may be the same. Each input is multiplied by `prescale`, the result by
-  /// `postscale` (both 1 for integers and Bool). Average divides by the number of members.
+  /// Allreduce: in place on `output`; a Cuda one reads `input`, which may be the same.
+  /// Reducescatter: the bits of an all-reduce's. Each input is multiplied by `prescale`, the result
+  /// by `postscale` (both 1 for integers and Bool). Average divides by the number of members.
   ReduceOp op = ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;
@@ -50,14 +51,29 @@ struct Collective {
   /// Broadcast: in place on `output`; the index of the member that gives.
   int root_member = 0;
 
-  /// Allgather: elements that each member contributes; this one's are read from `input`.
+  /// In member order, elements that
+  /// Allgather: each member contributes; this one's are read from `input`.
+  /// Reducescatter: each member gets of the reduced `input`s; this one's are written to `output`.
+  /// Alltoall: come from each member. It differs between members, as do `splits`: elements of
+  /// `input` that go to each. What is split off for a member is what that one counts.
   std::vector<std::int64_t> counts;
+  std::vector<std::int64_t> splits;
+  /// Of these three kinds it stays as it is.
   const void* input = nullptr;
+  /// Cuda Reducescatter with a `prescale`: memory for `count` elements in between.
+  void* scratch = nullptr;
 
-  /// `count` elements (Allgather: the sum of `counts`, in member order).
+  /// `count` elements: the sum of `counts` where there are any.
   void* output = nullptr;
   std::int64_t count = 0;
 };
+
+/// What one member's `input` and `output` hold.
+std::int64_t input_count(const Collective& collective);
+std::int64_t output_count(const Collective& collective);
+
+/// The sum of the first `members` of them.
+std::int64_t elements_before(const std::vector<std::int64_t>& counts, std::size_t members);
 
 /// A collective under way: a state machine that never blocks.
 class Operation {

@@ -45,6 +45,8 @@ StartedOperation HierarchicalDataPlane::start(const Collective& collective) {
     case CollectiveKind::Broadcast:
       return start_hierarchical_broadcast(setup, collective);
     case CollectiveKind::Allgather:
+    case CollectiveKind::Reducescatter:
+    case CollectiveKind::Alltoall:
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;

@@ -50,6 +50,33 @@ void allgather(const std::vector<Collective>& members) {
   }
 }
 
+const std::byte* input_of(const Collective& collective, std::int64_t element) {
+  return static_cast<const std::byte*>(collective.input) +
+         element * static_cast<std::int64_t>(size_of(collective.dtype));
+}
+
+void reducescatter(const std::vector<Collective>& members) {
+  std::int64_t begin = 0;
+  for (const Collective& to : members) {
+    std::vector<const void*> inputs;
+    for (const Collective& from : members) inputs.push_back(input_of(from, begin));
+    reduce(to.dtype, to.op, inputs, {&to.output, 1}, output_count(to), to.prescale, to.postscale);
+    begin += output_count(to);
+  }
+}
+
+void alltoall(const std::vector<Collective>& members) {
+  for (const Collective& to : members) {
+    const auto own = static_cast<std::size_t>(to.member);
+    std::size_t offset = 0;
+    for (const Collective& from : members) {
+      const auto bytes = static_cast<std::size_t>(from.splits[own]) * size_of(from.dtype);
+      copy(bytes_of(to) + offset, input_of(from, elements_before(from.splits, own)), bytes);
+      offset += bytes;
+    }
+  }
+}
+
 /// `arrived` must hold one entry per member, in member order.
 void carry_out(const std::vector<Collective>& arrived) {
   switch (arrived.front().kind) {
@@ -59,6 +86,10 @@ void carry_out(const std::vector<Collective>& arrived) {
       return broadcast(arrived);
     case CollectiveKind::Allgather:
       return allgather(arrived);
+    case CollectiveKind::Reducescatter:
+      return reducescatter(arrived);
+    case CollectiveKind::Alltoall:
+      return alltoall(arrived);
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;  // refused by well_formed()
@@ -69,13 +100,18 @@ std::string describe(const Collective& collective) {
   std::string text =
       fmt::format("{} of {} {} among ranks {}", to_string(collective.kind), collective.count,
                   to_string(collective.dtype), fmt::join(collective.ranks, ","));
-  if (collective.kind == CollectiveKind::Allreduce) {
+  if (reduces(collective.kind)) {
     text += fmt::format(", op {}, scales {} and {}", to_string(collective.op), collective.prescale,
                         collective.postscale);
-  } else if (collective.kind == CollectiveKind::Broadcast) {
+  }
+  if (collective.kind == CollectiveKind::Broadcast) {
     text += fmt::format(", root member {}", collective.root_member);
-  } else {
+  }
+  if (!collective.counts.empty()) {
     text += fmt::format(", counts {}", fmt::join(collective.counts, ","));
+  }
+  if (!collective.splits.empty()) {
+    text += fmt::format(", splits {}", fmt::join(collective.splits, ","));
   }
   return text;
 }
@@ -88,17 +124,24 @@ Status mismatch(const Collective& a, const Collective& b) {
 
 /// Whether two members mean the same collective.
 bool agree(const Collective& a, const Collective& b) {
-  if (a.kind != b.kind || a.dtype != b.dtype || a.ranks != b.ranks || a.count != b.count ||
-      a.member == b.member) {
+  if (a.kind != b.kind || a.dtype != b.dtype || a.ranks != b.ranks || a.member == b.member) {
     return false;
   }
+  const bool reduce_alike = a.op == b.op && a.prescale == b.prescale && a.postscale == b.postscale;
   switch (a.kind) {
     case CollectiveKind::Allreduce:
-      return a.op == b.op && a.prescale == b.prescale && a.postscale == b.postscale;
+      return a.count == b.count && reduce_alike;
     case CollectiveKind::Broadcast:
-      return a.root_member == b.root_member;
+      return a.count == b.count && a.root_member == b.root_member;
     case CollectiveKind::Allgather:
       return a.counts == b.counts;
+    case CollectiveKind::Reducescatter:
+      return a.counts == b.counts && reduce_alike;
+    case CollectiveKind::Alltoall:
+      return a.splits[static_cast<std::size_t>(b.member)] ==
+                 b.counts[static_cast<std::size_t>(a.member)] &&
+             b.splits[static_cast<std::size_t>(a.member)] ==
+                 a.counts[static_cast<std::size_t>(b.member)];
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;

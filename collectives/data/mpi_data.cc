@@ -55,7 +55,8 @@ MpiDataPlane::MpiDataPlane(mpi::Comm comm, const MpiDataOptions& options, int ta
 
 Result<std::unique_ptr<Operation>> MpiDataPlane::start(const Collective& collective) {
   if (Status status = well_formed(collective, rank_, size_); !status.ok()) return status;
-  if (collective.count == 0) return std::unique_ptr<Operation>(std::make_unique<EmptyOperation>());
+  const bool is_empty = input_count(collective) == 0 && collective.count == 0;
+  if (is_empty) return std::unique_ptr<Operation>(std::make_unique<EmptyOperation>());
 
   const auto number = static_cast<std::int64_t>(collective.sequence % kSequences);
   const std::int64_t tag = (collective.channel * kSequences + number) * kTagsPerOperation;
@@ -78,7 +79,10 @@ Result<std::unique_ptr<Operation>> MpiDataPlane::start(const Collective& collect
     case CollectiveKind::Broadcast:
       return start_broadcast(setup, collective);
     case CollectiveKind::Allgather:
-      return start_allgather(setup, collective);
+    case CollectiveKind::Alltoall:
+      return start_spread(setup, collective);
+    case CollectiveKind::Reducescatter:
+      return start_reducescatter(setup, collective);
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;  // refused by well_formed()

@@ -5,6 +5,14 @@
 
 namespace kolo::core {
 
+Chunks input_chunks(const Collective& collective, std::int64_t begin, std::int64_t count,
+                    std::int64_t chunk_bytes) {
+  const auto element = static_cast<std::int64_t>(size_of(collective.dtype));
+  // A lane that sends does not write there.
+  auto* const input = static_cast<std::byte*>(const_cast<void*>(collective.input));
+  return {input + begin * element, count * element, chunk_bytes};
+}
+
 StartedOperation MpiOperation::begin(std::unique_ptr<MpiOperation> operation) {
   const Result<bool> done = operation->advance();
   if (!done.ok()) return done.status();

@@ -26,7 +26,13 @@ StartedOperation start_direct_allreduce(const MpiSetup& setup, const Collective&
 /// Reduce-scatter and all-gather. For many bytes.
 StartedOperation start_sliced_allreduce(const MpiSetup& setup, const Collective& collective);
 StartedOperation start_broadcast(const MpiSetup& setup, const Collective& collective);
-StartedOperation start_allgather(const MpiSetup& setup, const Collective& collective);
+StartedOperation start_reducescatter(const MpiSetup& setup, const Collective& collective);
+/// An all-gather or an all-to-all.
+StartedOperation start_spread(const MpiSetup& setup, const Collective& collective);
+
+/// Elements of `input`, to be sent.
+Chunks input_chunks(const Collective& collective, std::int64_t begin, std::int64_t count,
+                    std::int64_t chunk_bytes);
 
 class MpiOperation : public Operation {
  public:

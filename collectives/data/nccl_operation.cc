@@ -16,6 +16,14 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 std::byte* at(void* begin, std::int64_t bytes) { return static_cast<std::byte*>(begin) + bytes; }
+const std::byte* at(const void* begin, std::int64_t bytes) {
+  return static_cast<const std::byte*>(begin) + bytes;
+}
+
+/// Whether this member has nothing to tell NCCL.
+bool is_empty(const Collective& collective) {
+  return input_count(collective) == 0 && collective.count == 0;
+}
 
 }  // namespace
 
@@ -26,8 +34,7 @@ NcclOperation::NcclOperation(std::shared_ptr<NcclChannel> channel, const Collect
       device_(device),
       done_within_(done_within),
       number_(channel_->take_number()),
-      reduction_(collective.kind == CollectiveKind::Allreduce ? nccl_reduction(collective)
-                                                              : NcclReduction()),
+      reduction_(reduces(collective.kind) ? nccl_reduction(collective) : NcclReduction()),
       input_(collective.input) {
   channel_->add(fate_);
 }
@@ -99,9 +106,9 @@ Status NcclOperation::begin() {
   if (Status status = mark(started_); !status.ok()) return status;
   if (Status status = pack(); !status.ok()) return status;
   if (Status status = mark(packed_); !status.ok()) return status;
-  if (collective_.count == 0) return {};
+  if (is_empty(collective_)) return {};
   if (collective_.ranks.size() == 1) return copy_alone();
-  for (const void* address : {collective_.input, static_cast<const void*>(collective_.output)}) {
+  for (const void* address : {input_, static_cast<const void*>(collective_.output)}) {
     if (Status status = channel_->know(address); !status.ok()) return status;
   }
   return call_nccl();
@@ -111,14 +118,17 @@ Status NcclOperation::pack() {
   if (Status status = copy(collective_.pack); !status.ok()) return status;
   if (reduction_.scale_before == 1.0) return {};
   // All of it, also what did not have to be packed.
-  const DeviceCopy scaled{collective_.input, collective_.output, collective_.count};
-  input_ = collective_.output;
+  // The output of a reduce-scatter has no room for it.
+  const bool scatters = collective_.kind == CollectiveKind::Reducescatter;
+  void* const place = scatters ? collective_.scratch : collective_.output;
+  const DeviceCopy scaled{collective_.input, place, collective_.count};
+  input_ = place;
   return copy({&scaled, 1}, reduction_.scale_before);
 }
 
 Status NcclOperation::unpack() {
   if (reduction_.scale_after != 1.0) {
-    const DeviceCopy scaled{collective_.output, collective_.output, collective_.count};
+    const DeviceCopy scaled{collective_.output, collective_.output, output_count(collective_)};
     if (Status s = copy({&scaled, 1}, reduction_.scale_after); !s.ok()) return s;
   }
   return copy(collective_.unpack);
@@ -148,6 +158,10 @@ Status NcclOperation::call_nccl() {
       return broadcast(comm);
     case CollectiveKind::Allgather:
       return all_gather(comm);
+    case CollectiveKind::Reducescatter:
+      return reduce_scatter(comm);
+    case CollectiveKind::Alltoall:
+      return all_to_all(comm);
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;
@@ -155,12 +169,22 @@ Status NcclOperation::call_nccl() {
   return Status::error(fmt::format("no operation of a GPU: {}", to_string(collective_.kind)));
 }
 
+Status NcclOperation::make_reduction(ncclComm_t comm) {
+  if (!reduction_.factor) return {};
+  const Result<ncclRedOp_t> op = make_scaled_sum(*reduction_.factor, collective_.dtype, comm);
+  if (!op.ok()) return op.status();
+  reduction_.op = op.value();
+  return {};
+}
+
+bool NcclOperation::all_counts_equal() const {
+  return std::ranges::all_of(collective_.counts, [this](std::int64_t count) {
+    return count == collective_.counts.front();
+  });
+}
+
 Status NcclOperation::all_reduce(ncclComm_t comm) {
-  if (reduction_.factor) {
-    const Result<ncclRedOp_t> op = make_scaled_sum(*reduction_.factor, collective_.dtype, comm);
-    if (!op.ok()) return op.status();
-    reduction_.op = op.value();
-  }
+  if (Status status = make_reduction(comm); !status.ok()) return status;
   const ncclResult_t result =
       ncclAllReduce(input_, collective_.output, static_cast<std::size_t>(collective_.count),
                     nccl_type(collective_.dtype).type, reduction_.op, comm, channel_->stream());
@@ -181,31 +205,91 @@ Status NcclOperation::all_gather(ncclComm_t comm) const {
   const NcclType type = nccl_type(collective_.dtype);
   const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
   const auto& counts = collective_.counts;
-  if (std::ranges::all_of(counts, [&](std::int64_t count) { return count == counts.front(); })) {
+  if (all_counts_equal()) {
     const ncclResult_t result = ncclAllGather(collective_.input, collective_.output,
                                               static_cast<std::size_t>(counts.front() * type.parts),
                                               type.type, comm, channel_->stream());
     return cuda::check(result, "ncclAllGather", comm);
   }
+  std::int64_t offset = 0;
+  return group(comm, [&](int member) -> Status {
+    const std::int64_t count = counts[static_cast<std::size_t>(member)];
+    std::byte* const place = at(collective_.output, offset * bytes);
+    offset += count;
+    if (count == 0) return {};
+    const void* const from = member == collective_.member ? collective_.input : place;
+    return cuda::check(ncclBroadcast(from, place, static_cast<std::size_t>(count * type.parts),
+                                     type.type, member, comm, channel_->stream()),
+                       "ncclBroadcast", comm);
+  });
+}
+
+/// Slices that differ are reduced to one member each.
+Status NcclOperation::reduce_scatter(ncclComm_t comm) {
+  if (Status status = make_reduction(comm); !status.ok()) return status;
+  const ncclDataType_t type = nccl_type(collective_.dtype).type;
+  const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
+  const auto& counts = collective_.counts;
+  if (all_counts_equal()) {
+    const ncclResult_t result =
+        ncclReduceScatter(input_, collective_.output, static_cast<std::size_t>(counts.front()),
+                          type, reduction_.op, comm, channel_->stream());
+    return cuda::check(result, "ncclReduceScatter", comm);
+  }
+  std::int64_t offset = 0;
+  return group(comm, [&](int member) -> Status {
+    const std::int64_t count = counts[static_cast<std::size_t>(member)];
+    const std::byte* const from = at(input_, offset * bytes);
+    offset += count;
+    if (count == 0) return {};
+    void* const to = member == collective_.member ? collective_.output : nullptr;
+    return cuda::check(ncclReduce(from, to, static_cast<std::size_t>(count), type, reduction_.op,
+                                  member, comm, channel_->stream()),
+                       "ncclReduce", comm);
+  });
+}
+
+/// Also from this member to itself.
+Status NcclOperation::all_to_all(ncclComm_t comm) const {
+  const NcclType type = nccl_type(collective_.dtype);
+  const auto bytes = static_cast<std::int64_t>(size_of(collective_.dtype));
+  std::int64_t given = 0;
+  std::int64_t taken = 0;
+  return group(comm, [&](int member) -> Status {
+    const std::int64_t split = collective_.splits[static_cast<std::size_t>(member)];
+    const std::int64_t count = collective_.counts[static_cast<std::size_t>(member)];
+    const std::byte* const from = at(input_, given * bytes);
+    std::byte* const to = at(collective_.output, taken * bytes);
+    given += split;
+    taken += count;
+    Status status;
+    if (split > 0) {
+      status = cuda::check(ncclSend(from, static_cast<std::size_t>(split * type.parts), type.type,
+                                    member, comm, channel_->stream()),
+                           "ncclSend", comm);
+    }
+    if (count > 0 && status.ok()) {
+      status = cuda::check(ncclRecv(to, static_cast<std::size_t>(count * type.parts), type.type,
+                                    member, comm, channel_->stream()),
+                           "ncclRecv", comm);
+    }
+    return status;
+  });
+}
+
+/// The calls for all members as one, until one fails.
+Status NcclOperation::group(ncclComm_t comm, const std::function<Status(int member)>& call) const {
   Status status = cuda::check(ncclGroupStart(), "ncclGroupStart", comm);
   if (!status.ok()) return status;
-  std::int64_t offset = 0;
-  for (int member = 0; member < std::ssize(counts) && status.ok(); ++member) {
-    const std::int64_t count = counts[static_cast<std::size_t>(member)];
-    if (count == 0) continue;
-    std::byte* const place = at(collective_.output, offset * bytes);
-    const void* const from = member == collective_.member ? collective_.input : place;
-    status = cuda::check(ncclBroadcast(from, place, static_cast<std::size_t>(count * type.parts),
-                                       type.type, member, comm, channel_->stream()),
-                         "ncclBroadcast", comm);
-    offset += count;
+  for (int member = 0; member < std::ssize(collective_.ranks) && status.ok(); ++member) {
+    status = call(member);
   }
   const Status ended = cuda::check(ncclGroupEnd(), "ncclGroupEnd", comm);
   return status.ok() ? ended : status;
 }
 
 Status NcclOperation::end() {
-  if (reduction_.factor && collective_.count > 0) {
+  if (reduction_.factor && !is_empty(collective_)) {
     const ncclComm_t comm = channel_->communicator().get();
     const ncclResult_t destroyed = ncclRedOpDestroy(reduction_.op, comm);
     if (Status s = cuda::check(destroyed, "ncclRedOpDestroy", comm); !s.ok()) return s;

@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -52,6 +53,11 @@ class NcclOperation final : public Operation {
   Status all_reduce(ncclComm_t comm);
   Status broadcast(ncclComm_t comm) const;
   Status all_gather(ncclComm_t comm) const;
+  Status reduce_scatter(ncclComm_t comm);
+  Status all_to_all(ncclComm_t comm) const;
+  Status group(ncclComm_t comm, const std::function<Status(int member)>& call) const;
+  Status make_reduction(ncclComm_t comm);
+  bool all_counts_equal() const;
   Status end();
   Result<bool> is_over();
   Status check_time() const;

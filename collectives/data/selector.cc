@@ -38,7 +38,10 @@ Reach SelectingDataPlane::reach_of(const Collective& collective) const {
 
 StartedOperation SelectingDataPlane::start(const Collective& collective) {
   const Reach reach = reach_of(collective);
-  const auto bytes = collective.count * static_cast<std::int64_t>(size_of(collective.dtype));
+  // The bytes of an all-to-all are each member's own.
+  const bool alike = collective.kind != CollectiveKind::Alltoall;
+  const auto bytes =
+      alike ? collective.count * static_cast<std::int64_t>(size_of(collective.dtype)) : 0;
   const Route* best = nullptr;
   for (const Route& route : routes_) {
     if (route.kind != collective.kind || route.device != collective.device ||

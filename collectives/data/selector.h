@@ -15,6 +15,7 @@ namespace kolo::core {
 enum class Reach : std::uint8_t { Host, Cluster };
 
 /// A row of the table: operations of this kind, device and reach, from so many bytes on.
+/// (All-to-alls: from 0 on.)
 struct Route {
   CollectiveKind kind = CollectiveKind::Allreduce;
   DeviceType device = DeviceType::Cpu;

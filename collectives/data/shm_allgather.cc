@@ -11,13 +11,13 @@ class ShmAllgather final : public ShmSpread {
  public:
   ShmAllgather(const ShmSetup& setup, const Collective& collective)
       : ShmSpread(setup, collective),
-        giver_(*this, collective.input, part_bytes(collective.member), peers()) {
+        giver_(*this, collective.input, part_bytes(collective.member), peers(), whole_stage()) {
     std::byte* const own = part(self());
     if (part_bytes(self()) > 0 && own != collective.input) {
       std::memcpy(own, collective.input, static_cast<std::size_t>(part_bytes(self())));
     }
     for (const int member : peers()) {
-      takers_.emplace_back(*this, member, part(member), part_bytes(member));
+      takers_.emplace_back(*this, member, part(member), part_bytes(member), whole_stage().chunk);
     }
   }
 
@@ -34,17 +34,10 @@ class ShmAllgather final : public ShmSpread {
   }
 
   Result<Progress> advance() override {
-    Result<Progress> given = giver_.advance();
+    const Result<Progress> given = giver_.advance();
     if (!given.ok()) return given;
-    bool done = given.value() == Progress::Done;
-    bool moved = given.value() == Progress::Moved;
-    for (Taker& taker : takers_) {
-      const Result<Progress> taken = taker.advance();
-      if (!taken.ok()) return taken;
-      done = done && taken.value() == Progress::Done;
-      moved = moved || taken.value() == Progress::Moved;
-    }
-    return done ? Progress::Done : moved ? Progress::Moved : Progress::Waiting;
+    const Result<Progress> taken = advance_all(takers_);
+    return taken.ok() ? both(given.value(), taken.value()) : taken;
   }
 
   Giver giver_;

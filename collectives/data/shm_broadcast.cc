@@ -11,10 +11,10 @@ class ShmBroadcast final : public ShmSpread {
   ShmBroadcast(const ShmSetup& setup, const Collective& collective) : ShmSpread(setup, collective) {
     const std::int64_t bytes = bytes_of(collective.count);
     if (self() == collective.root_member) {
-      giver_.emplace(*this, collective.output, bytes, peers());
+      giver_.emplace(*this, collective.output, bytes, peers(), whole_stage());
     } else {
       taker_.emplace(*this, collective.root_member, static_cast<std::byte*>(collective.output),
-                     bytes);
+                     bytes, whole_stage().chunk);
     }
   }
 

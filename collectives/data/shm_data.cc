@@ -58,6 +58,10 @@ StartedOperation ShmDataPlane::start(const Collective& collective) {
       return start_shm_broadcast(setup, collective);
     case CollectiveKind::Allgather:
       return start_shm_allgather(setup, collective);
+    case CollectiveKind::Reducescatter:
+      return start_shm_reducescatter(setup, collective);
+    case CollectiveKind::Alltoall:
+      return start_shm_alltoall(setup, collective);
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;  // refused by well_formed()

@@ -29,6 +29,8 @@ StartedOperation start_flat_allreduce(const ShmSetup& setup, const Collective& c
 StartedOperation start_sliced_allreduce(const ShmSetup& setup, const Collective& collective);
 StartedOperation start_shm_broadcast(const ShmSetup& setup, const Collective& collective);
 StartedOperation start_shm_allgather(const ShmSetup& setup, const Collective& collective);
+StartedOperation start_shm_alltoall(const ShmSetup& setup, const Collective& collective);
+StartedOperation start_shm_reducescatter(const ShmSetup& setup, const Collective& collective);
 
 class ShmOperation : public Operation {
  public:

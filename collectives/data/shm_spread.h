@@ -1,7 +1,7 @@
 #pragma once
 
-/// One member's bytes to others over shared memory: all that a broadcast and an all-gather consist
-/// of.
+/// One member's bytes to others over shared memory: all that a broadcast, an all-gather and an
+/// all-to-all consist of, and all that a reduce-scatter does besides reducing.
 ///
 ///   giver      meaning                              leaves it
 ///   ---------  ----------------------------------- -----------------------------------------------
@@ -31,11 +31,26 @@ namespace kolo::core {
 /// An operation that gives and takes at will.
 class ShmSpread : public ShmOperation {
  protected:
+  static constexpr std::int64_t kSlots = 4;
+
   using ShmOperation::ShmOperation;
+
+  /// Where a giver's steps go in its member's stage, and how long they are.
+  struct Slots {
+    std::int64_t begin = 0;
+    std::int64_t chunk = 0;
+  };
+  /// Of one giver that has the stage to itself, and of one that gives to `peer` alone: all peers
+  /// get an equal share of the stage.
+  Slots whole_stage() const { return {.chunk = setup().options.chunk_bytes}; }
+  Slots share_for(std::size_t peer) const;
+  /// What a member has put into its slots in step `step`.
+  const std::byte* filled_by(int giver, std::int64_t step, std::int64_t chunk) const;
 
   class Giver {
    public:
-    Giver(ShmSpread& operation, const void* from, std::int64_t bytes, std::vector<int> takers);
+    Giver(ShmSpread& operation, const void* from, std::int64_t bytes, std::vector<int> takers,
+          const Slots& slots);
     Result<Progress> advance();
 
    private:
@@ -43,15 +58,16 @@ class ShmSpread : public ShmOperation {
     const std::byte* from_;
     std::int64_t bytes_;
     std::vector<int> takers_;
-    std::int64_t chunk_ = 0;
+    Slots slots_;
     std::int64_t steps_ = 0;
     std::int64_t filled_ = 0;
   };
 
   class Taker {
    public:
-    Taker(ShmSpread& operation, int giver, std::byte* to, std::int64_t bytes)
-        : operation_(operation), giver_(giver), to_(to), bytes_(bytes) {}
+    /// `chunk`: the length of the giver's steps.
+    Taker(ShmSpread& operation, int giver, std::byte* to, std::int64_t bytes, std::int64_t chunk)
+        : operation_(operation), giver_(giver), to_(to), bytes_(bytes), chunk_(chunk) {}
     Result<Progress> advance();
 
    private:
@@ -62,10 +78,24 @@ class ShmSpread : public ShmOperation {
     int giver_;
     std::byte* to_;
     std::int64_t bytes_;
+    std::int64_t chunk_;
     std::int64_t taken_ = 0;
     std::int64_t steps_ = 0;
     bool done_ = false;
   };
+
+  /// Done when both, or all, are; moved when any has.
+  static Progress both(Progress one, Progress other);
+  template <typename Part>
+  static Result<Progress> advance_all(std::vector<Part>& parts) {
+    Progress all = Progress::Done;
+    for (Part& part : parts) {
+      const Result<Progress> progress = part.advance();
+      if (!progress.ok()) return progress;
+      all = both(all, progress.value());
+    }
+    return all;
+  }
 };
 
 }  // namespace kolo::core

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <functional>
-#include <numeric>
 #include <string_view>
 
 namespace kolo::core {
@@ -13,6 +12,26 @@ namespace {
 Status invalid(const Collective& collective, std::string_view what) {
   return Status::error(
       fmt::format("operation {} of channel {} {}", collective.sequence, collective.channel, what));
+}
+
+/// One for each member, none negative.
+bool are_counts(const std::vector<std::int64_t>& counts, const Collective& c) {
+  return counts.size() == c.ranks.size() &&
+         std::ranges::none_of(counts, [](std::int64_t count) { return count < 0; });
+}
+
+/// Of the kinds that have counts.
+Status fitting_counts(const Collective& c) {
+  if (!are_counts(c.counts, c) || elements_before(c.counts, c.ranks.size()) != c.count) {
+    return invalid(c, "has counts that do not fit its elements");
+  }
+  const bool splits = c.kind == CollectiveKind::Alltoall;
+  const auto own = static_cast<std::size_t>(c.member);
+  if (splits && (!are_counts(c.splits, c) || c.splits[own] != c.counts[own])) {
+    return invalid(c, "has splits that do not fit its counts");
+  }
+  if (input_count(c) > 0 && c.input == nullptr) return invalid(c, "has no input");
+  return {};
 }
 
 }  // namespace
@@ -30,29 +49,24 @@ Status well_formed(const Collective& c, int rank, int size) {
       c.ranks.back() >= size) {
     return invalid(c, "has ranks that are out of order or do not exist");
   }
-  if (c.count < 0 || (c.count > 0 && c.output == nullptr)) return invalid(c, "has no output");
+  if (c.count < 0) return invalid(c, "has a negative number of elements");
   switch (c.kind) {
     case CollectiveKind::Allreduce:
-      return {};
+      break;
     case CollectiveKind::Broadcast:
       if (c.root_member < 0 || c.root_member >= members) return invalid(c, "has no such root");
-      return {};
-    case CollectiveKind::Allgather: {
-      const bool negative = std::ranges::any_of(c.counts, [](std::int64_t n) { return n < 0; });
-      if (negative || std::ssize(c.counts) != members ||
-          std::accumulate(c.counts.begin(), c.counts.end(), std::int64_t{0}) != c.count) {
-        return invalid(c, "has counts that do not fit its output");
-      }
-      if (c.counts[static_cast<std::size_t>(c.member)] > 0 && c.input == nullptr) {
-        return invalid(c, "has no input");
-      }
-      return {};
-    }
+      break;
+    case CollectiveKind::Allgather:
+    case CollectiveKind::Reducescatter:
+    case CollectiveKind::Alltoall:
+      if (Status status = fitting_counts(c); !status.ok()) return status;
+      break;
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
-      break;
+      return invalid(c, fmt::format("is not for a data plane: {}", to_string(c.kind)));
   }
-  return invalid(c, fmt::format("is not for a data plane: {}", to_string(c.kind)));
+  if (output_count(c) > 0 && c.output == nullptr) return invalid(c, "has no output");
+  return {};
 }
 
 }  // namespace kolo::core

@@ -451,6 +451,8 @@ Status Coordinator::execute(ChannelId id, Channel& channel,
       case CollectiveKind::Allreduce:
       case CollectiveKind::Broadcast:
       case CollectiveKind::Allgather:
+      case CollectiveKind::Reducescatter:
+      case CollectiveKind::Alltoall:
         batch.push_back({std::move(submission), response});
         break;
     }

@@ -12,6 +12,8 @@
 #include <optional>
 #include <utility>
 
+#include "engine/rows.h"
+
 namespace kolo::core {
 namespace {
 
@@ -30,7 +32,8 @@ struct Executor::Group {
   /// In the order of the plan's slices.
   std::vector<AgreedSubmission> tensors;
   FusionBuffer buffer;
-  std::shared_ptr<void> gathered;
+  std::shared_ptr<void> made;
+  std::shared_ptr<void> scratch;
   std::unique_ptr<Operation> operation;
   GroupTimes times;
   /// Its submissions are done, although a GPU may still be at it.
@@ -230,27 +233,53 @@ Collective Executor::describe(const Channel& channel, Group& group) {
     collective.output = group.buffer.memory.get();
     collective.count = static_cast<std::int64_t>(group.plan.bytes / size_of(request.dtype));
   }
-  if (request.kind == CollectiveKind::Broadcast) {
-    const auto root = std::ranges::find(channel.ranks, request.root_rank);
-    collective.root_member = static_cast<int>(root - channel.ranks.begin());
-  }
-  if (request.kind == CollectiveKind::Allgather) {
-    const std::int64_t row = element_count({request.shape.begin() + 1, request.shape.end()});
-    collective.count = 0;
-    for (const std::int64_t rows : group.tensors.front().response.first_dimensions) {
-      collective.counts.push_back(rows * row);
-      collective.count += rows * row;
+  switch (request.kind) {
+    case CollectiveKind::Broadcast: {
+      const auto root = std::ranges::find(channel.ranks, request.root_rank);
+      collective.root_member = static_cast<int>(root - channel.ranks.begin());
+      break;
     }
-    const std::size_t bytes = static_cast<std::size_t>(collective.count) * size_of(request.dtype);
-    // The host's ordinary memory, as it stays with the user, and peers have nothing to do with it.
-    group.gathered =
-        group.on_gpu() ? plane_.allocate(request.device, bytes) : allocate_memory(bytes);
-    if (group.gathered == nullptr) throw std::bad_alloc();
-    collective.input = submission.input;
-    collective.output = group.gathered.get();
+    case CollectiveKind::Allgather:
+    case CollectiveKind::Reducescatter:
+    case CollectiveKind::Alltoall:
+      make_output(group, collective);
+      break;
+    case CollectiveKind::Allreduce:
+    case CollectiveKind::Barrier:
+    case CollectiveKind::AddProcessSet:
+      break;
   }
   if (group.on_gpu()) describe_for_gpu(group, collective);
   return collective;
+}
+
+/// Of the kinds that cut tensors into rows.
+void Executor::make_output(Group& group, Collective& collective) {
+  const Request& request = group.request();
+  std::vector<std::int64_t>& rows = group.tensors.front().response.first_dimensions;
+  if (request.kind == CollectiveKind::Reducescatter) {
+    rows = slices_of(request, collective.ranks.size());
+  }
+  describe_rows(request, rows, collective);
+  if (request.kind == CollectiveKind::Reducescatter) {
+    rows = {rows[static_cast<std::size_t>(collective.member)]};
+    const bool scaled_first = group.on_gpu() && request.prescale != 1.0;
+    if (scaled_first) group.scratch = allocate(group, collective.count);
+  }
+  group.made = allocate(group, output_count(collective));
+  collective.input = group.tensors.front().submission.input;
+  collective.scratch = group.scratch.get();
+  collective.output = group.made.get();
+}
+
+/// The host's ordinary memory, as it stays with the user, and peers have nothing to do with it.
+std::shared_ptr<void> Executor::allocate(const Group& group, std::int64_t elements) {
+  const Request& request = group.request();
+  const std::size_t bytes = static_cast<std::size_t>(elements) * size_of(request.dtype);
+  std::shared_ptr<void> memory =
+      group.on_gpu() ? plane_.allocate(request.device, bytes) : allocate_memory(bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
 }
 
 /// What a GPU does besides the operation itself, and after what.
@@ -302,7 +331,7 @@ void Executor::deliver(Group& group, std::shared_ptr<DeviceEvent> finished) {
       *tensor.submission.times = {.met = group.times.met, .done = group.times.unpacked};
     }
     tensor.submission.work->complete(
-        {}, {.gathered = group.gathered,
+        {}, {.made = group.made,
              .first_dimensions = std::move(tensor.response.first_dimensions),
              .finished = finished});
   }

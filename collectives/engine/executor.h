@@ -93,6 +93,8 @@ class Executor {
   static void give_up_withdrawn(Channel& channel);
   void drop_closed();
   Collective describe(const Channel& channel, Group& group);
+  void make_output(Group& group, Collective& collective);
+  std::shared_ptr<void> allocate(const Group& group, std::int64_t elements);
   void describe_for_gpu(const Group& group, Collective& collective) const;
   void record(const Group& group) const;
   FusionBufferPool& buffers(DeviceType device);

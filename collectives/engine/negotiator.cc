@@ -7,6 +7,7 @@
 #include <cassert>
 #include <utility>
 
+#include "engine/rows.h"
 #include "engine/validate.h"
 
 namespace kolo::core {
@@ -47,7 +48,9 @@ void Negotiator::add(int rank, Request request, Clock::time_point now) {
       fail(operation, operation.error);
     } else {
       if (request.kind == CollectiveKind::Allgather) {
-        operation.first_dimensions[member] = request.shape.front();
+        operation.rows[member] = {request.shape.front()};
+      } else if (request.kind == CollectiveKind::Alltoall) {
+        operation.rows[member] = splits_of(request, ranks_.size());
       }
       if (operation.submissions == ranks_.size()) conclude(operation);
     }
@@ -66,7 +69,9 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
   operation.first_rank = rank;
   operation.since = now;
   operation.submitted.resize(ranks_.size());
-  if (request.kind == CollectiveKind::Allgather) operation.first_dimensions.resize(ranks_.size());
+  const bool ragged =
+      request.kind == CollectiveKind::Allgather || request.kind == CollectiveKind::Alltoall;
+  if (ragged) operation.rows.resize(ranks_.size());
   for (const int gone : left_) {
     count(operation, member_of(gone));
     fail(operation, left_error(request, gone));
@@ -91,7 +96,7 @@ void Negotiator::fail(Operation& operation, const std::string& error) {
 
 /// All have asked for the same.
 void Negotiator::conclude(Operation& operation) {
-  Response response{.name = operation.first.name, .first_dimensions = operation.first_dimensions};
+  Response response{.name = operation.first.name};
   if (operation.first.kind == CollectiveKind::AddProcessSet) {
     if (next_channel_ == kMostProcessSets) {
       return fail(operation, fmt::format("{}: there are {} process sets already, which is the most",
@@ -100,7 +105,21 @@ void Negotiator::conclude(Operation& operation) {
     response.new_channel = next_channel_++;
   }
   has_replies_ = true;
-  for (std::vector<Response>& replies : replies_) replies.push_back(response);
+  for (std::size_t member = 0; member < ranks_.size(); ++member) {
+    response.first_dimensions = first_dimensions(operation, member);
+    replies_[member].push_back(response);
+  }
+}
+
+/// As a member is told them.
+std::vector<std::int64_t> Negotiator::first_dimensions(const Operation& operation,
+                                                       std::size_t member) {
+  const bool to_all = operation.first.kind == CollectiveKind::Allgather;
+  std::vector<std::int64_t> first_dimensions;
+  for (const std::vector<std::int64_t>& given : operation.rows) {
+    first_dimensions.push_back(to_all ? given.front() : given[member]);
+  }
+  return first_dimensions;
 }
 
 void Negotiator::forget_ended(const std::string& name) {

@@ -39,7 +39,8 @@ class Negotiator {
   /// The rank will submit nothing any more, and its part in what waits is withdrawn.
   void leave(int rank);
 
-  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all.
+  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all,
+  /// but for the rows of an all-to-all.
   std::vector<std::vector<Response>> take_replies();
 
   bool has_replies() const { return has_replies_; }
@@ -70,7 +71,8 @@ class Negotiator {
     std::size_t submissions = 0;
     /// Members that wait for a reply.
     std::vector<std::size_t> waiting;
-    std::vector<std::int64_t> first_dimensions;
+    /// Allgather, Alltoall: by member, what it gives: its first dimension, or its splits.
+    std::vector<std::vector<std::int64_t>> rows;
     std::string error;
   };
 
@@ -81,6 +83,7 @@ class Negotiator {
   void fail(Operation& operation, const std::string& error);
   void conclude(Operation& operation);
   void count(Operation& operation, std::size_t member);
+  static std::vector<std::int64_t> first_dimensions(const Operation& operation, std::size_t member);
   void forget_ended(const std::string& name);
 
   std::vector<int> ranks_;

@@ -15,7 +15,7 @@ bool is_scaled(const Request& request) {
   return request.prescale != 1.0 || request.postscale != 1.0;
 }
 
-std::string check_allreduce(const Request& request) {
+std::string check_reduction(const Request& request) {
   if (request.dtype == DataType::Bool && request.op == ReduceOp::Average) {
     return "a bool tensor has no average; use Sum (or), Product (and), or convert it";
   }
@@ -55,11 +55,43 @@ std::string check_process_set(const Request& request, std::span<const int> ranks
   return {};
 }
 
+std::string check_reducescatter(const Request& request) {
+  if (request.shape.empty()) return "a reduce-scatter needs at least one dimension";
+  return check_reduction(request);
+}
+
+std::string check_alltoall(const Request& request, std::size_t members) {
+  if (request.shape.empty()) return "an all-to-all needs at least one dimension";
+  const std::int64_t rows = request.shape.front();
+  const std::vector<std::int64_t>& splits = request.splits;
+  if (splits.empty()) {
+    if (rows % static_cast<std::int64_t>(members) == 0) return {};
+    return fmt::format("its first dimension {} cannot be divided by {} ranks: give splits", rows,
+                       members);
+  }
+  if (splits.size() != members) {
+    return fmt::format("splits {} has {} numbers, but the process set has {} ranks",
+                       to_string(splits), splits.size(), members);
+  }
+  std::int64_t left = rows;
+  for (const std::int64_t split : splits) {
+    if (split < 0) return fmt::format("splits {} has a negative number", to_string(splits));
+    // Never below -split, so it does not overflow.
+    if (left >= 0) left -= split;
+  }
+  if (left != 0) {
+    return fmt::format("splits {} do not add up to the first dimension {}", to_string(splits),
+                       rows);
+  }
+  return {};
+}
+
 /// The dimensions on which all ranks must agree.
 std::span<const std::int64_t> common_dimensions(const Request& request) {
   const std::span<const std::int64_t> shape(request.shape);
-  const bool ragged = request.kind == CollectiveKind::Allgather && !shape.empty();
-  return ragged ? shape.subspan(1) : shape;
+  const bool ragged =
+      request.kind == CollectiveKind::Allgather || request.kind == CollectiveKind::Alltoall;
+  return ragged && !shape.empty() ? shape.subspan(1) : shape;
 }
 
 }  // namespace
@@ -81,11 +113,15 @@ std::string plan_end_error(int rank) {
 std::string check_request(const Request& request, std::span<const int> ranks) {
   switch (request.kind) {
     case CollectiveKind::Allreduce:
-      return check_allreduce(request);
+      return check_reduction(request);
     case CollectiveKind::Broadcast:
       return check_broadcast(request, ranks);
     case CollectiveKind::Allgather:
       return request.shape.empty() ? "an all-gather needs at least one dimension" : "";
+    case CollectiveKind::Reducescatter:
+      return check_reducescatter(request);
+    case CollectiveKind::Alltoall:
+      return check_alltoall(request, ranks.size());
     case CollectiveKind::AddProcessSet:
       return check_process_set(request, ranks);
     case CollectiveKind::Barrier:

@@ -36,8 +36,9 @@ struct OperationTimes {
 
 /// What an operation leaves besides the bytes in its output.
 struct Outcome {
-  /// Allgather: the concatenated bytes, and each member's first dimension.
-  std::shared_ptr<void> gathered;
+  /// Allgather, Reducescatter, Alltoall: the result's bytes, and the rows that it consists of:
+  /// those of each member, or (Reducescatter) its own.
+  std::shared_ptr<void> made;
   std::vector<std::int64_t> first_dimensions;
   /// AddProcessSet: the new set's channel.
   ChannelId new_channel = 0;
@@ -89,8 +90,8 @@ struct Submission {
   /// Allreduce, Broadcast or Allgather.
   PlanId plan = 0;
   Request request;
-  /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast is
-  /// in place on `output`; an all-gather has no output: it makes one.
+  /// `element_count(request.shape)` elements. An all-reduce may have input == output; a broadcast
+  /// is in place on `output`; the kinds whose outcome is `made` have no output.
   const void* input = nullptr;
   void* output = nullptr;
   /// Of a GPU's memory: the moment from which it may be read and written.

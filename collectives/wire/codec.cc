@@ -47,6 +47,7 @@ class Writer {
       visit(r.prescale);
       visit(r.postscale);
       visit(r.shape);
+      visit(r.splits);
       visit(r.refusal);
     } else if constexpr (std::is_same_v<std::remove_const_t<R>, PlanProgress>) {
       visit(r.channel);

@@ -23,6 +23,8 @@ struct Request {
   double prescale = 1.0;
   double postscale = 1.0;
   Shape shape;
+  /// Alltoall: rows (along the first dimension) that go to each member. Empty: as many to each.
+  std::vector<std::int64_t> splits;
   /// Not empty: this rank's call was refused for this reason, so the operation fails on all ranks.
   std::string refusal;
 
@@ -37,7 +39,8 @@ struct Response {
   std::string name;
   /// Not empty: the operation failed on every rank.
   std::string error;
-  /// Allgather: each member's first dimension, in rank order.
+  /// Allgather: each member's first dimension, in rank order. Alltoall: rows that come from each to
+  /// the member that gets this.
   std::vector<std::int64_t> first_dimensions;
   /// AddProcessSet: the new set's channel.
   ChannelId new_channel = 0;

@@ -26,6 +26,7 @@
 #include <kolo/process_set.h>
 #include <torch/types.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -55,6 +56,23 @@ struct AllgatherOptions {
   ProcessSet process_set = {};
 };
 
+struct ReducescatterOptions {
+  std::string name = {};
+  ReduceOp op = ReduceOp::Average;
+  /// Factors for each rank's input and for the result; floating dtypes only.
+  double prescale = 1.0;
+  double postscale = 1.0;
+  ProcessSet process_set = {};
+};
+
+struct AlltoallOptions {
+  std::string name = {};
+  /// Rows (along the first dimension) that go to each rank of the set, in rank order; they add up
+  /// to the first dimension. Empty: as many to each.
+  std::vector<std::int64_t> splits = {};
+  ProcessSet process_set = {};
+};
+
 struct BarrierOptions {
   std::string name = {};
   ProcessSet process_set = {};
@@ -78,6 +96,10 @@ class Work {
 
   /// Waits, and gives the output tensor (undefined for a barrier).
   torch::Tensor result();
+
+  /// Waits. Of an all-to-all or an all-gather: how many rows of the result came from each rank of
+  /// the set, in rank order; otherwise empty.
+  std::vector<std::int64_t> received_splits();
 
   struct State;
   explicit Work(std::shared_ptr<State> state);
@@ -113,6 +135,22 @@ Work broadcast_async_(torch::Tensor& tensor, int root_rank, const BroadcastOptio
 /// differ between ranks (0 included), the others may not. A tensor without dimensions counts as [1].
 torch::Tensor allgather(const torch::Tensor& tensor, const AllgatherOptions& options = {});
 Work allgather_async(const torch::Tensor& tensor, const AllgatherOptions& options = {});
+
+/// Reduces tensors of equal shape and dtype over all ranks of the set, and gives each rank a part
+/// of the result: of n rows along the first dimension, and `size` ranks, n / size to each, and one
+/// more to the first n % size ranks. These are the bits that an all-reduce gives (between hosts
+/// with several ranks each: that one in plain rank order; on a GPU: NCCL's order). A tensor without
+/// dimensions is an error.
+torch::Tensor reducescatter(const torch::Tensor& tensor, const ReducescatterOptions& options = {});
+Work reducescatter_async(const torch::Tensor& tensor, const ReducescatterOptions& options = {});
+
+/// Cuts each rank's tensor along the first dimension into a part for each rank of the set, and
+/// gives each rank its parts, concatenated in rank order. `splits` may differ between ranks (0
+/// included), and so may the first dimension; dtype and the other dimensions may not. Without
+/// splits the first dimension must be a multiple of the number of ranks. A tensor without
+/// dimensions is an error.
+torch::Tensor alltoall(const torch::Tensor& tensor, const AlltoallOptions& options = {});
+Work alltoall_async(const torch::Tensor& tensor, const AlltoallOptions& options = {});
 
 /// Returns when every rank of the set has called it.
 void barrier(const BarrierOptions& options = {});

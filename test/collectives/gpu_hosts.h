@@ -32,8 +32,9 @@ class GpuHosts {
         nccl, std::make_shared<StagedDataPlane>(far, rank), layout_, options_);
     std::vector<Route> routes;
     using enum CollectiveKind;
-    for (const CollectiveKind kind : {Allreduce, Broadcast, Allgather}) {
-      const std::size_t plane = kind == Allgather ? 0 : 1;
+    for (const CollectiveKind kind :
+         {Allreduce, Broadcast, Allgather, Reducescatter, Alltoall}) {
+      const std::size_t plane = kind == Allreduce || kind == Broadcast ? 1 : 0;
       routes.push_back({.kind = kind, .device = DeviceType::Cuda, .reach = Reach::Host});
       routes.push_back(
           {.kind = kind, .device = DeviceType::Cuda, .reach = Reach::Cluster, .plane = plane});

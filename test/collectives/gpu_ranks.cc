@@ -21,7 +21,7 @@ using oracle::Bytes;
 void expect_ok(cudaError_t error) { ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error); }
 
 bool is_average_of_integers(const Collective& c) {
-  return c.kind == CollectiveKind::Allreduce && c.op == ReduceOp::Average && !is_floating(c.dtype);
+  return reduces(c.kind) && c.op == ReduceOp::Average && !is_floating(c.dtype);
 }
 
 /// NCCL's means of integers are those of sums that wrap: here they do not.
@@ -72,15 +72,10 @@ long double tolerance(const Collective& c, const std::vector<Bytes>& inputs, std
   return (members + 3) / 2 * (precision.epsilon * size + precision.quantum * quanta);
 }
 
-Bytes expected_of(const Collective& c, const std::vector<Bytes>& inputs) {
-  if (c.kind == CollectiveKind::Broadcast) return inputs[static_cast<std::size_t>(c.root_member)];
-  if (c.kind == CollectiveKind::Allgather) {
-    Bytes all;
-    for (const Bytes& input : inputs) all.insert(all.end(), input.begin(), input.end());
-    return all;
-  }
+Bytes expected_of(const Collective& c, const std::vector<Bytes>& shares) {
+  if (!reduces(c.kind)) return jobs::moved(c, shares);
   return oracle::reduce(
-      {.dtype = c.dtype, .op = c.op, .prescale = c.prescale, .postscale = c.postscale}, inputs);
+      {.dtype = c.dtype, .op = c.op, .prescale = c.prescale, .postscale = c.postscale}, shares);
 }
 
 }  // namespace
@@ -169,25 +164,29 @@ void UserStream::finish() {
   while (!end->reached().value()) std::this_thread::sleep_for(std::chrono::microseconds(50));
 }
 
-std::vector<Bytes> inputs_of(const Collective& c, std::uint64_t seed) {
+std::vector<Bytes> inputs_of(const jobs::Job& job) {
+  const Collective& c = job.collective;
   std::vector<Bytes> inputs;
-  for (std::size_t member = 0; member < c.ranks.size(); ++member) {
-    const std::int64_t count = c.kind == CollectiveKind::Allgather ? c.counts[member] : c.count;
-    inputs.push_back(oracle::random_values(c.dtype, count, seed * 31 + member));
+  for (int member = 0; member < std::ssize(c.ranks); ++member) {
+    inputs.push_back(jobs::input_of(job, member));
     if (is_average_of_integers(c)) make_small(c.dtype, inputs.back());
   }
   return inputs;
 }
 
-std::string find_error(const Collective& c, const std::vector<Bytes>& inputs, const Bytes& result) {
-  const Bytes expected = expected_of(c, inputs);
+std::vector<Bytes> inputs_of(const Collective& c, std::uint64_t seed) {
+  return inputs_of(jobs::Job{.collective = c, .seed = seed});
+}
+
+std::string find_error(const Collective& c, const std::vector<Bytes>& shares, const Bytes& result) {
+  const Bytes expected = expected_of(c, shares);
   if (oracle::same_values(c.dtype, result, expected)) return {};
-  const bool rounds = c.kind == CollectiveKind::Allreduce && is_floating(c.dtype);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(c.count); ++i) {
+  const bool rounds = reduces(c.kind) && is_floating(c.dtype);
+  for (std::size_t i = 0; i < expected.size() / size_of(c.dtype); ++i) {
     const long double got = oracle::value_at(c.dtype, result, i);
     const long double right = oracle::value_at(c.dtype, expected, i);
     if (got == right) continue;
-    if (rounds && std::abs(got - right) <= tolerance(c, inputs, i)) continue;
+    if (rounds && std::abs(got - right) <= tolerance(c, shares, i)) continue;
     return fmt::format(
         "{} {} of {} {} among {} members, scales {} and {}: element {} is {}, not {}",
         to_string(c.kind), to_string(c.op), c.count, to_string(c.dtype), c.ranks.size(), c.prescale,

@@ -14,6 +14,7 @@
 
 #include "data/nccl_data.h"
 #include "doubles/doubles.h"
+#include "jobs.h"
 #include "reduce_oracle.h"
 
 namespace kolo::core::gpus {
@@ -71,12 +72,15 @@ class UserStream {
   std::deque<std::function<void()>> calls_;
 };
 
-/// The members' inputs of a collective without its addresses.
+/// The members' inputs.
+std::vector<oracle::Bytes> inputs_of(const jobs::Job& job);
+/// Of a collective without its addresses, which is the same for all members.
 std::vector<oracle::Bytes> inputs_of(const Collective& collective, std::uint64_t seed);
 
-/// What is wrong with a result; empty if nothing is. Exact but for sums, means and products of
+/// What is wrong with the result that follows from these shares of the members' inputs (see
+/// jobs::shares_for); empty if nothing is. Exact but for sums, means and products of
 /// floating dtypes, and factors: these may be off by what rounding explains.
-std::string find_error(const Collective& collective, const std::vector<oracle::Bytes>& inputs,
+std::string find_error(const Collective& collective, const std::vector<oracle::Bytes>& shares,
                        const oracle::Bytes& result);
 
 }  // namespace kolo::core::gpus

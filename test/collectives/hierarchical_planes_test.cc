@@ -124,9 +124,13 @@ void run_collectives(const Case& parameters, const HierarchicalOptions& options,
                              {{.kind = Allreduce, .reach = Reach::Host, .plane = 0},
                               {.kind = Broadcast, .reach = Reach::Host, .plane = 0},
                               {.kind = Allgather, .reach = Reach::Host, .plane = 0},
+                              {.kind = Reducescatter, .reach = Reach::Host, .plane = 0},
+                              {.kind = Alltoall, .reach = Reach::Host, .plane = 0},
                               {.kind = Allreduce, .reach = Reach::Cluster, .plane = 2},
                               {.kind = Broadcast, .reach = Reach::Cluster, .plane = 2},
-                              {.kind = Allgather, .reach = Reach::Cluster, .plane = 1}},
+                              {.kind = Allgather, .reach = Reach::Cluster, .plane = 1},
+                              {.kind = Reducescatter, .reach = Reach::Cluster, .plane = 1},
+                              {.kind = Alltoall, .reach = Reach::Cluster, .plane = 1}},
                              hosts.ranks_beside(rank), /*rings=*/true);
     scenarios::run_collectives(
         plane, rank, hosts.size(), dtype, counts, [&] { doorbell.wait(); }, Memory::Mixed, layout);

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "control/inproc_control.h"
@@ -155,6 +156,39 @@ TEST_F(InprocDataTest, RefusesWhatMakesNoSense) {
   c.kind = CollectiveKind::Allgather;
   c.counts = {1, 2};
   EXPECT_FALSE(planes_[0]->start(c).ok());
+  c.kind = CollectiveKind::Reducescatter;
+  EXPECT_FALSE(planes_[0]->start(c).ok());
+  c.counts = {0, 2};
+  EXPECT_FALSE(planes_[0]->start(c).ok());  // no input
+  c.kind = CollectiveKind::Alltoall;
+  c.input = data_[1];
+  EXPECT_FALSE(planes_[0]->start(c).ok());  // no splits
+  const std::vector<std::vector<std::int64_t>> wrong = {{1, 1}, {0}, {0, -1}};
+  for (const std::vector<std::int64_t>& splits : wrong) {
+    c.splits = splits;
+    EXPECT_FALSE(planes_[0]->start(c).ok());
+  }
+  c.splits = {0, 1};
+  EXPECT_TRUE(planes_[0]->start(c).ok());
+}
+
+// Rank 0 gives one element, of which rank 1 expects two.
+TEST_F(InprocDataTest, SaysWhichSplitsDiffer) {
+  const auto exchange = [this](int member, std::vector<std::int64_t> splits,
+                               std::vector<std::int64_t> counts) {
+    Collective c = sum(member, data_[member]);
+    c.kind = CollectiveKind::Alltoall;
+    c.splits = std::move(splits);
+    c.counts = std::move(counts);
+    c.count = c.counts[0] + c.counts[1];
+    c.input = c.output;
+    return planes_[member]->start(c).value();
+  };
+  auto first = exchange(0, {0, 1}, {0, 0});
+  auto second = exchange(1, {0, 0}, {2, 0});
+  const std::string text = first->progress().status().message();
+  EXPECT_NE(text.find("counts 0,0, splits 0,1"), std::string::npos) << text;
+  EXPECT_NE(text.find("counts 2,0, splits 0,0"), std::string::npos) << text;
 }
 
 }  // namespace

@@ -292,7 +292,29 @@ std::string use_everything(Rank& rank) {
   gather.input = private_memory.get();
   if (std::string outcome = same.run(); outcome != "done") return outcome;
 
-  Sum broadcast(rank, 3);
+  Sum scattered(rank, 3);
+  Collective& scatter = scattered.collective();
+  scatter.kind = CollectiveKind::Reducescatter;
+  scatter.counts = gather.counts;
+  scatter.count = gather.count;
+  scatter.input = private_memory.get();
+  if (std::string outcome = scattered.run(); outcome != "done") return outcome;
+
+  Sum uneven(rank, 4);
+  uneven.collective().kind = CollectiveKind::Reducescatter;
+  uneven.collective().counts = c.counts;
+  uneven.collective().input = private_memory.get();
+  if (std::string outcome = uneven.run(); outcome != "done") return outcome;
+
+  Sum exchanged(rank, 5);
+  Collective& exchange = exchanged.collective();
+  exchange.kind = CollectiveKind::Alltoall;
+  exchange.splits = exchange.counts = gather.counts;
+  exchange.count = gather.count;
+  exchange.input = private_memory.get();
+  if (std::string outcome = exchanged.run(); outcome != "done") return outcome;
+
+  Sum broadcast(rank, 6);
   broadcast.collective().kind = CollectiveKind::Broadcast;
   return broadcast.run();
 }
@@ -323,9 +345,10 @@ INSTANTIATE_TEST_SUITE_P(
     ::testing::Values("cudaDeviceGetStreamPriorityRange", "cudaStreamCreateWithPriority",
                       "cudaStreamWaitEvent", "launch_table", "ncclCommInitRankConfig",
                       "ncclCommRegister", "ncclRedOpCreatePreMulSum", "ncclRedOpDestroy",
-                      "ncclAllReduce", "ncclAllGather", "ncclBroadcast", "ncclGroupStart",
-                      "ncclGroupEnd", "cudaEventElapsedTime", "cudaEventSynchronize",
-                      "cudaEventRecord", "cudaEventCreateWithFlags", "ncclCommGetAsyncError"),
+                      "ncclAllReduce", "ncclAllGather", "ncclReduceScatter", "ncclReduce",
+                      "ncclSend", "ncclRecv", "ncclBroadcast", "ncclGroupStart", "ncclGroupEnd",
+                      "cudaEventElapsedTime", "cudaEventSynchronize", "cudaEventRecord",
+                      "cudaEventCreateWithFlags", "ncclCommGetAsyncError"),
     [](const auto& test) { return std::string(test.param); });
 
 // Each call in turn, on one rank, which names it. The other one fails as well.

@@ -8,18 +8,17 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
-#include <deque>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
-#include <random>
 #include <span>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "flights.h"
 #include "gpu_hosts.h"
 #include "gpu_ranks.h"
 
@@ -32,7 +31,6 @@ using oracle::Bytes;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kMostInFlight = 8;
-constexpr std::int64_t kLarge = 10'000;
 /// Of which the times are asked for.
 constexpr ChannelId kTimedChannel = 5;
 constexpr std::uint64_t kFirstSequence = 3;
@@ -40,52 +38,73 @@ constexpr std::uint64_t kFirstSequence = 3;
 /// Where an all-reduce reads and writes.
 enum class Form { InPlace, OutOfPlace, Packed };
 
+/// What a program has on one rank.
+struct Program {
+  Rank& rank;
+  UserStream producer{rank.device};
+  /// Where one stream waited for several channels in an order of its own, ranks would wait for each
+  /// other.
+  std::map<ChannelId, UserStream> consumers = {};
+  Clock::time_point began = Clock::now();
+
+  UserStream& consumer_of(ChannelId channel) {
+    return consumers.try_emplace(channel, rank.device).first->second;
+  }
+};
+
 /// One rank's part in a collective: its memory, and what the program does before and after it.
 class Part {
  public:
-  Part(Collective collective, std::uint64_t seed)
-      : collective_(std::move(collective)),
-        seed_(seed),
-        inputs_(gpus::inputs_of(collective_, seed)) {
+  Part(Program& program, jobs::Job job, int member)
+      : program_(program),
+        seed_(job.seed),
+        inputs_(gpus::inputs_of(job)),
+        shares_(jobs::shares_for(job, member, inputs_)),
+        collective_(jobs::part_of(job, member)) {
+    collective_.device = DeviceType::Cuda;
     if (collective_.kind == CollectiveKind::Allreduce) form_ = static_cast<Form>(seed_ % 3);
+    if (has_counts()) form_ = Form::OutOfPlace;
   }
 
-  void start(Rank& rank, UserStream& producer) {
+  void start() {
     const Bytes& own = inputs_[static_cast<std::size_t>(collective_.member)];
-    result_.resize(static_cast<std::size_t>(collective_.count) * element());
-    output_ = store(rank, result_.size());
+    result_.resize(static_cast<std::size_t>(output_count(collective_)) * element());
+    output_ = store(result_.size());
     collective_.output = output_.get();
     if (form_ == Form::Packed) {
-      pack(rank, producer, own);
+      pack(own);
     } else {
-      const bool apart = form_ == Form::OutOfPlace || collective_.kind == CollectiveKind::Allgather;
-      input_ = apart ? store(rank, own.size()) : output_;
-      producer.write(input_.get(), own);
+      input_ = form_ == Form::OutOfPlace ? store(own.size()) : output_;
+      program_.producer.write(input_.get(), own);
       collective_.input = input_.get();
     }
-    collective_.ready.push_back(producer.now());
+    if (collective_.kind == CollectiveKind::Reducescatter && collective_.prescale != 1) {
+      scratch_ = store(own.size());
+      collective_.scratch = scratch_.get();
+    }
+    collective_.ready.push_back(program_.producer.now());
     started_ = Clock::now();
-    StartedOperation operation = rank.plane.start(collective_);
+    StartedOperation operation = program_.rank.plane.start(collective_);
     ASSERT_TRUE(operation.ok()) << operation.status().message();
     operation_ = std::move(operation).value();
   }
 
-  /// Whether anything has happened.
-  bool progress(UserStream& consumer) {
+  bool progress() {
+    if (done_) return false;
     const Result<Operation::Progress> progress = operation_->progress();
     EXPECT_TRUE(progress.ok()) << progress.status().message();
     done_ = !progress.ok() || progress.value() == Operation::Progress::Done;
-    if (!read_ && progress.ok() && operation_->issued() != nullptr) read(consumer);
+    if (!read_ && progress.ok() && operation_->issued() != nullptr) {
+      read(program_.consumer_of(collective_.channel));
+    }
     return done_ || progress.value() == Operation::Progress::Moved;
   }
-
-  bool done() const { return done_; }
 
   /// Whether the GPU has done everything, also what the program has asked it for afterwards.
   bool over() const { return done_ && (read_ == nullptr || read_->reached().value()); }
 
-  void check(Clock::time_point began) const {
-    EXPECT_EQ(gpus::find_error(collective_, inputs_, result_), "")
+  void check() const {
+    EXPECT_EQ(gpus::find_error(collective_, shares_, result_), "")
         << "number " << collective_.sequence << " of channel " << collective_.channel << ", form "
         << static_cast<int>(form_);
     const std::optional<DeviceTimes> times = operation_->device_times();
@@ -98,14 +117,16 @@ class Part {
     EXPECT_LE(times->started, times->packed);
     EXPECT_LE(times->packed, times->reduced);
     EXPECT_LE(times->reduced, times->unpacked);
-    EXPECT_LE(times->unpacked, now + (now - began));
+    EXPECT_LE(times->unpacked, now + (now - program_.began));
   }
 
  private:
   std::size_t element() const { return size_of(collective_.dtype); }
+  bool has_counts() const { return !collective_.counts.empty(); }
 
   /// Memory of the plane, or of the program, not always at the beginning.
-  std::shared_ptr<std::byte> store(Rank& rank, std::size_t bytes) {
+  std::shared_ptr<std::byte> store(std::size_t bytes) {
+    const Rank& rank = program_.rank;
     const std::size_t before = seed_ % 3 * element();
     const bool in_plane = (seed_++ * 7 + static_cast<unsigned>(rank.rank)) % 3 != 0;
     const auto memory = in_plane ? rank.plane.allocate(DeviceType::Cuda, bytes + before)
@@ -114,15 +135,16 @@ class Part {
   }
 
   /// Into three places, of which the first one may be empty.
-  void pack(Rank& rank, UserStream& producer, const Bytes& own) {
+  void pack(const Bytes& own) {
     collective_.input = collective_.output;
     std::int64_t begin = 0;
     for (const std::int64_t share : {3, 2, 1}) {
       const std::int64_t count = (collective_.count - begin) / share;
       const auto offset = begin * static_cast<std::ptrdiff_t>(element());
       const auto bytes = count * static_cast<std::ptrdiff_t>(element());
-      pieces_.push_back(store(rank, static_cast<std::size_t>(bytes)));
-      producer.write(pieces_.back().get(), {own.begin() + offset, own.begin() + offset + bytes});
+      pieces_.push_back(store(static_cast<std::size_t>(bytes)));
+      program_.producer.write(pieces_.back().get(),
+                              {own.begin() + offset, own.begin() + offset + bytes});
       std::byte* const place = output_.get() + offset;
       collective_.pack.push_back({pieces_.back().get(), place, count});
       collective_.unpack.push_back({place, pieces_.back().get(), count});
@@ -145,11 +167,13 @@ class Part {
     read_ = consumer.now();
   }
 
-  Collective collective_;
+  Program& program_;
   std::uint64_t seed_;
-  std::vector<Bytes> inputs_;
+  const std::vector<Bytes> inputs_;
+  const std::vector<Bytes> shares_;
+  Collective collective_;
   Form form_ = Form::InPlace;
-  std::shared_ptr<std::byte> input_, output_;
+  std::shared_ptr<std::byte> input_, output_, scratch_;
   std::vector<std::shared_ptr<std::byte>> pieces_;
   Bytes result_;
   std::unique_ptr<Operation> operation_;
@@ -158,26 +182,14 @@ class Part {
   Clock::time_point started_;
 };
 
-Collective collective(CollectiveKind kind, DataType dtype, std::int64_t count) {
-  Collective c;
-  c.kind = kind;
-  c.dtype = dtype;
-  c.count = count;
-  c.device = DeviceType::Cuda;
-  return c;
-}
-
-/// Of large vectors only one of each kind.
 std::vector<Collective> allreduces(DataType dtype, std::int64_t count) {
-  std::vector<Collective> all;
   // Int16 is refused before it comes to a plane.
-  if (dtype == DataType::Int16) return all;
-  for (int op = 0; op < (count < kLarge ? kReduceOpCount : 1); ++op) {
-    Collective c = collective(CollectiveKind::Allreduce, dtype, count);
-    c.op = static_cast<ReduceOp>(op);
-    if (dtype == DataType::Bool && c.op == ReduceOp::Average) continue;
-    all.push_back(c);
-    if (!is_floating(dtype)) continue;
+  if (dtype == DataType::Int16) return {};
+  std::vector<Collective> all = jobs::allreduces(dtype, count);
+  if (!is_floating(dtype)) return all;
+  const std::vector<Collective> unscaled = all;
+  for (Collective c : unscaled) {
+    if (c.prescale != 1) continue;
     c.prescale = 0.3;
     c.postscale = 1.7;
     all.push_back(c);
@@ -186,26 +198,6 @@ std::vector<Collective> allreduces(DataType dtype, std::int64_t count) {
     c.prescale = 1.0;
     c.postscale = 1.0 / 65536;
     all.push_back(c);
-  }
-  return all;
-}
-
-std::vector<Collective> collectives(DataType dtype, std::int64_t count, int members) {
-  std::vector<Collective> all = allreduces(dtype, count);
-  for (int root = count < kLarge ? 0 : members - 1; root < members; ++root) {
-    Collective c = collective(CollectiveKind::Broadcast, dtype, count);
-    c.root_member = root;
-    all.push_back(c);
-  }
-  // The first member gives much, nothing, or as much as all.
-  for (const std::int64_t first : {2 * count, std::int64_t{0}, count}) {
-    Collective c = collective(CollectiveKind::Allgather, dtype, 0);
-    for (int m = 0; m < members; ++m) {
-      c.counts.push_back(m == 0 ? first : first == count ? count : count / (m + 1));
-    }
-    c.count = std::accumulate(c.counts.begin(), c.counts.end(), std::int64_t{0});
-    all.push_back(c);
-    if (count >= kLarge) break;
   }
   return all;
 }
@@ -219,97 +211,31 @@ std::map<ChannelId, std::vector<int>> channels(int size) {
   return channels;
 }
 
-using Queue = std::deque<std::unique_ptr<Part>>;
+using Queue = Flights<Part>::Queue;
 
-std::map<ChannelId, Queue> parts(const Rank& rank, DataType dtype,
+std::map<ChannelId, Queue> parts(Program& program, DataType dtype,
                                  const std::vector<std::int64_t>& counts) {
   std::map<ChannelId, Queue> parts;
-  for (const auto& [channel, ranks] : channels(rank.size)) {
-    const auto own = std::ranges::find(ranks, rank.rank);
+  for (const auto& [channel, ranks] : channels(program.rank.size)) {
+    const auto own = std::ranges::find(ranks, program.rank.rank);
     if (own == ranks.end()) continue;
     std::uint64_t sequence = kFirstSequence;
     for (const std::int64_t count : counts) {
-      if (count >= kLarge && channel != kWorldChannel) continue;
-      for (Collective& c : collectives(dtype, count, static_cast<int>(ranks.size()))) {
-        c.ranks = ranks;
-        c.member = static_cast<int>(own - ranks.begin());
-        c.channel = channel;
-        c.sequence = sequence++;
-        c.timed = channel == kTimedChannel;
-        parts[channel].push_back(std::make_unique<Part>(std::move(c), channel * 1000 + sequence));
+      if (count >= jobs::kLarge && channel != kWorldChannel) continue;
+      for (jobs::Job& job : jobs::all_kinds(allreduces(dtype, count), dtype, count,
+                                            static_cast<int>(ranks.size()))) {
+        job.collective.ranks = ranks;
+        job.collective.channel = channel;
+        job.collective.sequence = sequence++;
+        job.collective.timed = channel == kTimedChannel;
+        job.seed = channel * 1000 + sequence;
+        parts[channel].push_back(
+            std::make_unique<Part>(program, std::move(job), static_cast<int>(own - ranks.begin())));
       }
     }
   }
   return parts;
 }
-
-/// What one rank has in flight.
-class Flights {
- public:
-  explicit Flights(Rank& rank)
-      : rank_(rank), random_(static_cast<unsigned>(rank.rank) + 1), producer_(rank.device) {}
-
-  void run(std::map<ChannelId, Queue> waiting) {
-    const auto none = [](const auto& entry) { return entry.second.empty(); };
-    while (!flights_.empty() || !std::ranges::all_of(waiting, none)) {
-      const bool started = start_any(waiting);
-      if (::testing::Test::HasFatalFailure()) return;
-      if (!progress_all() && !started) rank_.idle();
-    }
-  }
-
- private:
-  struct Flight {
-    ChannelId channel;
-    std::unique_ptr<Part> part;
-    bool done = false;
-  };
-
-  bool start_any(std::map<ChannelId, Queue>& waiting) {
-    std::vector<ChannelId> ready;
-    for (const auto& [channel, queue] : waiting) {
-      const auto in_flight = std::ranges::count(flights_, channel, &Flight::channel);
-      if (!queue.empty() && static_cast<std::size_t>(in_flight) < kMostInFlight) {
-        ready.push_back(channel);
-      }
-    }
-    if (ready.empty()) return false;
-    const ChannelId channel = ready[random_() % ready.size()];
-    Flight flight{channel, std::move(waiting[channel].front())};
-    waiting[channel].pop_front();
-    flight.part->start(rank_, producer_);
-    flights_.push_back(std::move(flight));
-    return true;
-  }
-
-  /// Each in turn, in random order; those that are over are freed while others go on.
-  bool progress_all() {
-    bool moved = false;
-    std::ranges::shuffle(flights_, random_);
-    for (Flight& flight : flights_) {
-      if (!flight.part->done()) moved = flight.part->progress(consumer_of(flight.channel)) || moved;
-    }
-    const auto left = std::erase_if(flights_, [this](const Flight& flight) {
-      if (!flight.part->over()) return false;
-      flight.part->check(began_);
-      return true;
-    });
-    return moved || left > 0;
-  }
-
-  /// Where one stream waited for several channels in an order of its own, ranks would wait for each
-  /// other.
-  UserStream& consumer_of(ChannelId channel) {
-    return consumers_.try_emplace(channel, rank_.device).first->second;
-  }
-
-  Rank& rank_;
-  std::mt19937 random_;
-  UserStream producer_;
-  std::map<ChannelId, UserStream> consumers_;
-  std::vector<Flight> flights_;
-  const Clock::time_point began_ = Clock::now();
-};
 
 class NcclPlanesTest : public ::testing::TestWithParam<int> {};
 INSTANTIATE_TEST_SUITE_P(Ranks, NcclPlanesTest, ::testing::Values(1, 2, 3, 4),
@@ -324,7 +250,10 @@ TEST_P(NcclPlanesTest, Collectives) {
     gpus::run(
         GetParam(),
         [&](Rank& rank) {
-          Flights(rank).run(parts(rank, dtype, {0, 1, 3, 1023, 20'000}));
+          Program program{rank};
+          Flights<Part>(rank.rank, kMostInFlight, [&] {
+            rank.idle();
+          }).run(parts(program, dtype, {0, 1, 3, 1023, 20'000}));
         },
         options);
     EXPECT_EQ(doubles::calls("cudaStreamSynchronize"), 0);
@@ -356,7 +285,14 @@ void run_between_hosts(const Layout& layout, DataType dtype, std::int64_t chunk_
     return hosts.connect(rank, nccl);
   };
   gpus::run(
-      hosts.size(), [&](Rank& rank) { Flights(rank).run(parts(rank, dtype, counts)); }, options);
+      hosts.size(),
+      [&](Rank& rank) {
+        Program program{rank};
+        Flights<Part>(rank.rank, kMostInFlight, [&] {
+          rank.idle();
+        }).run(parts(program, dtype, counts));
+      },
+      options);
   EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
 }
 
@@ -406,7 +342,9 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
 /// An all-reduce on the rank's memory.
 std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence,
                                  ChannelId channel = kWorldChannel) {
-  Collective c = collective(CollectiveKind::Allreduce, DataType::Float32, 4);
+  Collective c;
+  c.device = DeviceType::Cuda;
+  c.count = 4;
   for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
   c.member = rank.rank;
   c.channel = channel;

@@ -99,17 +99,19 @@ Collective bytes_of_all_players(CollectiveKind kind, std::int64_t each) {
   c.ranks = {0, 1, 2};
   c.root_member = 1;  // others begin before and after it
   c.count = each;
-  if (kind == CollectiveKind::Allgather) {
+  if (kind != CollectiveKind::Allreduce && kind != CollectiveKind::Broadcast) {
     c.counts.assign(kPlayers, each);
     c.count = kPlayers * each;
   }
+  if (kind == CollectiveKind::Alltoall) c.splits = c.counts;
   return c;
 }
 
 class ShmGivingUpTest : public ::testing::TestWithParam<CollectiveKind> {};
 INSTANTIATE_TEST_SUITE_P(Kinds, ShmGivingUpTest,
                          ::testing::Values(CollectiveKind::Allreduce, CollectiveKind::Broadcast,
-                                           CollectiveKind::Allgather),
+                                           CollectiveKind::Allgather, CollectiveKind::Reducescatter,
+                                           CollectiveKind::Alltoall),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 // Of large vectors, in steps; of small ones so many that a ring does not hold their signals.

@@ -17,6 +17,8 @@ std::string_view name_of(Kind kind) {
   switch (kind) {
     case Kind::AllReduce:
       return "ncclAllReduce";
+    case Kind::Reduce:
+      return "ncclReduce";
     case Kind::Broadcast:
       return "ncclBroadcast";
     case Kind::AllGather:
@@ -63,9 +65,9 @@ std::size_t Operation::send_bytes(int rank, int ranks) const {
   return kind == Kind::ReduceScatter ? once * static_cast<std::size_t>(ranks) : once;
 }
 
-std::size_t Operation::receive_bytes(int ranks) const {
+std::size_t Operation::receive_bytes(int rank, int ranks) const {
   const std::size_t once = count * size_of(dtype);
-  if (kind == Kind::Send) return 0;
+  if (kind == Kind::Send || (kind == Kind::Reduce && rank != root)) return 0;
   return kind == Kind::AllGather ? once * static_cast<std::size_t>(ranks) : once;
 }
 
@@ -112,7 +114,7 @@ void Clique::perform(int rank, std::span<const Operation> operations) {
   changed_.wait(lock, [&] { return is_aborted(rank) || are_done(); });
   if (!meetings.empty() && are_done()) return;
   for (const Operation& operation : operations) {
-    fill_bytes(operation.receive, kPoison, operation.receive_bytes(ranks_));
+    fill_bytes(operation.receive, kPoison, operation.receive_bytes(rank, ranks_));
     // Nobody may look any more at what this rank brought.
     const auto meeting = meetings_.find(operation.place);
     if (meeting == meetings_.end()) continue;
@@ -191,6 +193,9 @@ void Clique::compute_collective(const Meeting& meeting) {
     switch (first.kind) {
       case Kind::AllReduce:
         reduce_part(0, receive);
+        break;
+      case Kind::Reduce:
+        if (static_cast<int>(rank) == first.root) reduce_part(0, receive);
         break;
       case Kind::ReduceScatter:
         reduce_part(rank * part, receive);

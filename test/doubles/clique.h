@@ -22,7 +22,7 @@
 
 namespace kolo::doubles {
 
-enum class Kind { AllReduce, Broadcast, AllGather, ReduceScatter, Send, Recv };
+enum class Kind { AllReduce, Reduce, Broadcast, AllGather, ReduceScatter, Send, Recv };
 
 /// Which operations of ranks belong together: the n-th collectives of all, or the n-th send of one
 /// rank to another and the n-th receive there.
@@ -50,7 +50,7 @@ struct Operation {
 
   bool is_collective() const { return kind != Kind::Send && kind != Kind::Recv; }
   std::size_t send_bytes(int rank, int ranks) const;
-  std::size_t receive_bytes(int ranks) const;
+  std::size_t receive_bytes(int rank, int ranks) const;
 };
 
 class Clique {

@@ -13,7 +13,7 @@
 
 namespace kolo::doubles {
 
-constexpr std::array<std::string_view, 49> kFunctions = {
+constexpr std::array<std::string_view, 50> kFunctions = {
     "cudaDeviceGetPCIBusId",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDriverGetVersion",
@@ -61,6 +61,7 @@ constexpr std::array<std::string_view, 49> kFunctions = {
     "ncclRecv",
     "ncclRedOpCreatePreMulSum",
     "ncclRedOpDestroy",
+    "ncclReduce",
     "ncclReduceScatter",
     "ncclSend",
 };

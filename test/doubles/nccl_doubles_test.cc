@@ -1,6 +1,7 @@
 // NCCL's double: collectives of ranks in threads, and what goes wrong.
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstring>
@@ -196,6 +197,10 @@ TEST_F(Nccl, BroadcastGatherAndScatter) {
     run(ncclReduceScatter(gathered.data(), scattered.data(), 2, ncclInt32, ncclSum, communicator,
                           stream));
     EXPECT_THAT(scattered, ElementsAreArray({3 * 10 * rank, 3 * (10 * rank + 1)}));
+    run(ncclReduce(gathered.data(), rank == 1 ? scattered.data() : nullptr, 2, ncclInt32, ncclMax,
+                   1, communicator, stream));
+    EXPECT_THAT(scattered, ElementsAreArray(rank == 1 ? std::array{0, 1}
+                                                      : std::array{30 * rank, 30 * rank + 3}));
     run(ncclBroadcast(rank == 2 ? word.data() : nullptr, word.data(), 2, ncclInt32, 2, communicator,
                       stream));
     EXPECT_THAT(word, ElementsAreArray({20, 21}));

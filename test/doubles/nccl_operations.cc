@@ -115,7 +115,7 @@ bool overlaps_badly(const Operation& operation, const ncclComm& communicator) {
   const auto send = reinterpret_cast<std::uintptr_t>(operation.send);
   const auto receive = reinterpret_cast<std::uintptr_t>(operation.receive);
   const std::size_t sent = operation.send_bytes(communicator.rank, communicator.ranks);
-  const std::size_t received = operation.receive_bytes(communicator.ranks);
+  const std::size_t received = operation.receive_bytes(communicator.rank, communicator.ranks);
   if (sent == 0 || received == 0) return false;
   const std::size_t part =
       operation.count * size_of(operation.dtype) * static_cast<std::size_t>(communicator.rank);
@@ -130,7 +130,8 @@ ncclResult_t check(const Operation& operation, const ncclComm& communicator,
   if (size_of(operation.dtype) == 0) {
     return refuse(ncclInvalidArgument, fmt::format("{}: dtype {}", name, int{operation.dtype}));
   }
-  const bool has_root = operation.kind == Kind::Broadcast || !operation.is_collective();
+  const bool has_root = operation.kind == Kind::Broadcast || operation.kind == Kind::Reduce ||
+                        !operation.is_collective();
   if (has_root && (operation.root < 0 || operation.root >= communicator.ranks)) {
     return refuse(ncclInvalidArgument, fmt::format("{}: root or peer {} of {} ranks", name,
                                                    operation.root, communicator.ranks));
@@ -177,7 +178,8 @@ ncclResult_t add(Function function, Operation operation, ncclRedOp_t op, ncclCom
       communicator, stream, operation,
       use_of_device(operation.send, operation.send_bytes(communicator->rank, communicator->ranks),
                     communicator->device, function.name()),
-      use_of_device(operation.receive, operation.receive_bytes(communicator->ranks),
+      use_of_device(operation.receive,
+                    operation.receive_bytes(communicator->rank, communicator->ranks),
                     communicator->device, function.name()));
   return ncclSuccess;
 }
@@ -224,6 +226,12 @@ ncclResult_t ncclGroupEnd() {
 ncclResult_t ncclAllReduce(const void* send, void* receive, size_t count, ncclDataType_t dtype,
                            ncclRedOp_t op, ncclComm_t communicator, cudaStream_t stream) {
   return call("ncclAllReduce", {Kind::AllReduce, send, receive, count, dtype}, op, communicator,
+              stream);
+}
+
+ncclResult_t ncclReduce(const void* send, void* receive, size_t count, ncclDataType_t dtype,
+                        ncclRedOp_t op, int root, ncclComm_t communicator, cudaStream_t stream) {
+  return call("ncclReduce", {Kind::Reduce, send, receive, count, dtype, {}, root}, op, communicator,
               stream);
 }
 

@@ -67,6 +67,7 @@ Request any_request() {
   request.prescale = any_number();
   request.postscale = any_number();
   request.shape = *rc::gen::arbitrary<Shape>();
+  request.splits = *rc::gen::arbitrary<std::vector<std::int64_t>>();
   request.refusal = any_text();
   return request;
 }
@@ -189,7 +190,8 @@ TEST(Codec, OneWrongByteIsRefusedOrAnotherMessage) {
 
 TEST(Codec, EveryValueOfEveryByte) {
   RequestList requests{.channel = 3};
-  requests.requests.push_back({.name = "layer1.weight", .shape = {64, 3, 7, 7}, .refusal = "no"});
+  requests.requests.push_back(
+      {.name = "layer1.weight", .shape = {64, 3, 7, 7}, .splits = {40, 24}, .refusal = "no"});
   ResponseList responses{.channel = 4};
   responses.responses.push_back({.name = "t", .error = "e", .first_dimensions = {1, 2}});
   const std::vector<Message> messages = {requests, responses, Hello{.timeline = true}, Welcome{},

@@ -55,6 +55,7 @@ TEST_P(CoordinatorTest, EveryKindTypeAndSize) {
           const auto op = static_cast<ReduceOp>(o);
           if (dtype == DataType::Bool && op == ReduceOp::Average) continue;
           call({.dtype = dtype, .op = op, .count = count});
+          call({.kind = CollectiveKind::Reducescatter, .dtype = dtype, .op = op, .count = count});
         }
         const std::size_t last = all.ranks.size() - 1;
         call({.kind = CollectiveKind::Broadcast, .dtype = dtype, .count = count});
@@ -63,6 +64,7 @@ TEST_P(CoordinatorTest, EveryKindTypeAndSize) {
               .root_member = last,
               .count = count});
         call({.kind = CollectiveKind::Allgather, .dtype = dtype, .count = count});
+        call({.kind = CollectiveKind::Alltoall, .dtype = dtype, .count = count});
       }
     }
     call({.kind = CollectiveKind::Barrier});

@@ -44,7 +44,8 @@ std::unique_ptr<DataPlane> with_gpu(gpus::GpuHosts& hosts, int rank,
       std::make_shared<NcclDataPlane>(host, NcclDataPlane::Settings{.device = rank, .rank = rank});
   std::vector<Route> routes;
   for (const auto kind :
-       {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather}) {
+       {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather,
+        CollectiveKind::Reducescatter, CollectiveKind::Alltoall}) {
     routes.push_back({.kind = kind, .device = DeviceType::Cpu, .plane = 0});
     routes.push_back({.kind = kind, .device = DeviceType::Cuda, .plane = 1});
   }
@@ -94,7 +95,7 @@ INSTANTIATE_TEST_SUITE_P(
 void some_to_gpu(Recipe& recipe) {
   if (recipe.kind == CollectiveKind::Barrier || recipe.seed % 4 == 0) return;
   recipe.device = DeviceType::Cuda;
-  if (recipe.kind != CollectiveKind::Allreduce) return;
+  if (!reduces(recipe.kind)) return;
   recipe.prescale = recipe.postscale = 1;
   if (recipe.op == ReduceOp::Average) recipe.op = ReduceOp::Sum;
   if (recipe.dtype == DataType::Int16 || is_floating(recipe.dtype)) recipe.dtype = DataType::Int32;

@@ -43,7 +43,8 @@ std::unique_ptr<DataPlane> with_gpu(int rank, int size, std::unique_ptr<DataPlan
       std::make_shared<NcclDataPlane>(host, NcclDataPlane::Settings{.device = rank, .rank = rank});
   std::vector<Route> routes;
   for (const auto kind :
-       {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather}) {
+       {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather,
+        CollectiveKind::Reducescatter, CollectiveKind::Alltoall}) {
     routes.push_back({.kind = kind, .device = DeviceType::Cpu, .reach = Reach::Host, .plane = 0});
     routes.push_back({.kind = kind, .device = DeviceType::Cuda, .reach = Reach::Host, .plane = 1});
   }
@@ -88,9 +89,9 @@ void to_gpu(Recipe& recipe) {
   if (recipe.kind == CollectiveKind::Barrier) return;
   recipe.device = DeviceType::Cuda;
   recipe.prescale = recipe.postscale = 1;
-  const bool reduces = recipe.kind == CollectiveKind::Allreduce;
-  if (reduces && recipe.dtype == DataType::Int16) recipe.dtype = DataType::Int32;
-  if (reduces && recipe.op == ReduceOp::Average) recipe.op = ReduceOp::Sum;
+  const bool reduced = reduces(recipe.kind);
+  if (reduced && recipe.dtype == DataType::Int16) recipe.dtype = DataType::Int32;
+  if (reduced && recipe.op == ReduceOp::Average) recipe.op = ReduceOp::Sum;
 }
 
 void some_to_gpu(Recipe& recipe) {

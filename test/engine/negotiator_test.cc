@@ -148,6 +148,42 @@ TEST_F(NegotiatorTest, AllgatherMayDifferInTheFirstDimensionOnly) {
   EXPECT_THAT(replies_[0][0].error, HasSubstr("shape differs"));
 }
 
+// Each member is told what comes to it; equal parts need no splits.
+TEST_F(NegotiatorTest, AlltoallTellsEachMemberItsRows) {
+  const auto give = [](Shape shape, std::vector<std::int64_t> splits) {
+    Request r = request("a", std::move(shape));
+    r.kind = CollectiveKind::Alltoall;
+    r.splits = std::move(splits);
+    return r;
+  };
+  add(7, give({6, 3}, {}));
+  add(2, give({5, 3}, {0, 1, 4}));
+  add(5, give({9, 3}, {9, 0, 0}));
+  EXPECT_THAT(replies(), ElementsAre(Names{"a"}, Names{"a"}, Names{"a"}));
+  EXPECT_THAT(replies_[0][0].first_dimensions, ElementsAre(0, 9, 2));
+  EXPECT_THAT(replies_[1][0].first_dimensions, ElementsAre(1, 0, 2));
+  EXPECT_THAT(replies_[2][0].first_dimensions, ElementsAre(4, 0, 2));
+
+  add(2, give({3, 3}, {}));
+  add(7, give({3, 2}, {}));
+  EXPECT_THAT(replies(), ElementsAre(Names{"!a"}, IsEmpty(), Names{"!a"}));
+  EXPECT_EQ(replies_[0][0].error,
+            "alltoall 'a': shape differs: rank 2 has [3, 3], rank 7 has [3, 2]");
+}
+
+TEST_F(NegotiatorTest, ReducescatterMayNotDifferInAnyDimension) {
+  const auto give = [](Shape shape) {
+    Request r = request("r", std::move(shape));
+    r.kind = CollectiveKind::Reducescatter;
+    return r;
+  };
+  add(2, give({4, 3}));
+  add(7, give({5, 3}));
+  EXPECT_THAT(replies(), ElementsAre(Names{"!r"}, IsEmpty(), Names{"!r"}));
+  EXPECT_EQ(replies_[0][0].error,
+            "reducescatter 'r': shape differs: rank 2 has [4, 3], rank 7 has [5, 3]");
+}
+
 TEST_F(NegotiatorTest, ProcessSetsGetChannelsInTurn) {
   for (ChannelId channel = 1; channel <= 3; ++channel) {
     for (const int rank : {5, 2, 7}) {

@@ -57,6 +57,9 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
     submission.request.root_rank = set_.ranks[recipe_.root_member];
   }
   if (recipe_.kind != CollectiveKind::Barrier) submission.request.shape = shape_of(rank_);
+  if (recipe_.kind == CollectiveKind::Alltoall && tells_splits()) {
+    submission.request.splits = splits_of(rank_);
+  }
   submission.input = input_->data();
   submission.output = output_->data();
   submission.keepalive = std::make_shared<decltype(std::pair(input_, output_))>(input_, output_);
@@ -64,10 +67,24 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
 }
 
 Shape Call::shape_of(int rank) const {
+  if (recipe_.kind == CollectiveKind::Reducescatter) return {recipe_.count, 2};
+  if (recipe_.kind == CollectiveKind::Alltoall) {
+    const std::vector<std::int64_t> splits = splits_of(rank);
+    return {std::accumulate(splits.begin(), splits.end(), std::int64_t{0}), 2};
+  }
   if (recipe_.kind != CollectiveKind::Allgather) return {recipe_.count};
   const auto own = recipe_.plan == 0 ? static_cast<unsigned>(rank) : 0U;
   const auto more = static_cast<std::int64_t>((recipe_.seed + own) % 3);
   return {recipe_.count + more, 2};
+}
+
+std::vector<std::int64_t> Call::splits_of(int rank) const {
+  std::vector<std::int64_t> splits;
+  for (const int taker : set_.ranks) {
+    const std::uint64_t more = recipe_.seed + static_cast<unsigned>(rank + 2 * taker);
+    splits.push_back(recipe_.count * (tells_splits() ? static_cast<std::int64_t>(more % 3) : 1));
+  }
+  return splits;
 }
 
 oracle::Bytes Call::input_of(int rank) const {
@@ -96,11 +113,63 @@ oracle::Bytes Call::expected() const {
       for (const oracle::Bytes& input : inputs) all.insert(all.end(), input.begin(), input.end());
       return all;
     }
+    case CollectiveKind::Reducescatter: {
+      const oracle::Bytes all = oracle::reduce({.dtype = recipe_.dtype,
+                                                .op = recipe_.op,
+                                                .prescale = recipe_.prescale,
+                                                .postscale = recipe_.postscale},
+                                               inputs);
+      return rows_of(all, slices(), member_of(rank_));
+    }
+    case CollectiveKind::Alltoall: {
+      oracle::Bytes all;
+      for (std::size_t giver = 0; giver < inputs.size(); ++giver) {
+        const oracle::Bytes part =
+            rows_of(inputs[giver], splits_of(set_.ranks[giver]), member_of(rank_));
+        all.insert(all.end(), part.begin(), part.end());
+      }
+      return all;
+    }
     case CollectiveKind::Barrier:
     case CollectiveKind::AddProcessSet:
       break;
   }
   return {};
+}
+
+/// In the slices of a reduce-scatter.
+std::vector<std::int64_t> Call::slices() const {
+  const std::int64_t members = std::ssize(set_.ranks);
+  std::vector<std::int64_t> rows;
+  for (std::int64_t member = 0; member < members; ++member) {
+    // As many as numbers below the count that leave the member's number.
+    rows.push_back((recipe_.count + members - 1 - member) / members);
+  }
+  return rows;
+}
+
+std::vector<std::int64_t> Call::expected_rows() const {
+  if (recipe_.kind == CollectiveKind::Reducescatter) return {slices()[member_of(rank_)]};
+  std::vector<std::int64_t> rows;
+  for (const int rank : set_.ranks) {
+    rows.push_back(recipe_.kind == CollectiveKind::Alltoall ? splits_of(rank)[member_of(rank_)]
+                                                            : shape_of(rank).front());
+  }
+  return rows;
+}
+
+std::size_t Call::member_of(int rank) const {
+  return static_cast<std::size_t>(std::ranges::find(set_.ranks, rank) - set_.ranks.begin());
+}
+
+/// Of a tensor that is cut like this, number `index`.
+oracle::Bytes Call::rows_of(const oracle::Bytes& tensor, const std::vector<std::int64_t>& rows,
+                            std::size_t index) const {
+  const std::int64_t row = 2 * static_cast<std::int64_t>(size_of(recipe_.dtype));
+  const auto before = static_cast<std::ptrdiff_t>(index);
+  const auto begin =
+      tensor.begin() + std::accumulate(rows.begin(), rows.begin() + before, std::int64_t{0}) * row;
+  return {begin, begin + rows[index] * row};
 }
 
 void Call::check() const {
@@ -113,14 +182,9 @@ void Call::check() const {
   }
   const oracle::Bytes right = expected();
   oracle::Bytes result = *output_;
-  if (recipe_.kind == CollectiveKind::Allgather) {
-    const Outcome& outcome = work_->outcome();
-    ASSERT_EQ(outcome.first_dimensions.size(), set_.ranks.size());
-    for (std::size_t member = 0; member < set_.ranks.size(); ++member) {
-      EXPECT_EQ(outcome.first_dimensions[member], shape_of(set_.ranks[member]).front());
-    }
-    const auto* const gathered = static_cast<const std::byte*>(outcome.gathered.get());
-    result.assign(gathered, gathered + right.size());
+  if (const auto* made = static_cast<const std::byte*>(work_->outcome().made.get())) {
+    EXPECT_EQ(work_->outcome().first_dimensions, expected_rows());
+    result.assign(made, made + right.size());
   }
   EXPECT_TRUE(oracle::same_values(recipe_.dtype, result, right))
       << "rank " << rank_ << ": wrong result of " << to_string(recipe_.kind) << " '" << recipe_.name
@@ -183,8 +247,10 @@ void run_plans(Context& context, const Set& set, std::size_t rounds, std::uint64
     Recipe recipe = random_recipe(fmt::format("{}.{}", plan, number),
                                   seed * 10'007 + plan * 1009 + number, set);
     recipe.plan = plan;
-    if (plan != 0 && recipe.kind == CollectiveKind::Barrier)
-      recipe.kind = CollectiveKind::Broadcast;
+    const bool negotiates = recipe.kind == CollectiveKind::Barrier ||
+                            recipe.kind == CollectiveKind::Reducescatter ||
+                            recipe.kind == CollectiveKind::Alltoall;
+    if (plan != 0 && negotiates) recipe.kind = CollectiveKind::Broadcast;
     change(recipe);
     calls.emplace_back(context, set, recipe);
     if (plan != 0) ++i;

@@ -38,7 +38,7 @@ struct Recipe {
   double postscale = 1.0;
   /// Broadcast: index of the member that gives.
   std::size_t root_member = 0;
-  /// Elements; an all-gather adds a few rows to some members.
+  /// Elements; or rows, to which an all-gather and an all-to-all may add a few.
   std::int64_t count = 1;
   /// For the values.
   std::uint64_t seed = 0;
@@ -61,10 +61,18 @@ class Call {
 
  private:
   Shape shape_of(int rank) const;
+  /// Alltoall: rows that a rank gives to each member. Whether they are told, or are equal.
+  std::vector<std::int64_t> splits_of(int rank) const;
+  bool tells_splits() const { return recipe_.seed % 3 != 0; }
   /// Each host has as many consecutive ranks.
   int host_of(int rank) const { return rank / ranks_per_host_; }
   oracle::Bytes input_of(int rank) const;
   oracle::Bytes expected() const;
+  std::vector<std::int64_t> slices() const;
+  std::vector<std::int64_t> expected_rows() const;
+  std::size_t member_of(int rank) const;
+  oracle::Bytes rows_of(const oracle::Bytes& tensor, const std::vector<std::int64_t>& rows,
+                        std::size_t index) const;
 
   Set set_;
   int rank_;

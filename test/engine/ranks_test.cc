@@ -298,6 +298,40 @@ TEST_P(RanksTest, NonsenseIsRefusedOnAllRanks) {
   });
 }
 
+TEST_P(RanksTest, RowsThatCannotBeDealtOutAreRefusedOnAllRanks) {
+  struct Case {
+    CollectiveKind kind;
+    Shape shape;
+    std::vector<std::int64_t> splits;
+    std::string words;
+  };
+  constexpr auto kMost = std::numeric_limits<std::int64_t>::max();
+  constexpr auto kAlltoall = CollectiveKind::Alltoall;
+  const std::vector<Case> cases = {
+      {kAlltoall, {}, {}, "an all-to-all needs at least one dimension"},
+      {kAlltoall, {3, 2}, {}, "its first dimension 3 cannot be divided by 2 ranks: give splits"},
+      {kAlltoall, {3}, {3}, "splits [3] has 1 numbers, but the process set has 2 ranks"},
+      {kAlltoall, {3}, {1, 1}, "splits [1, 1] do not add up to the first dimension 3"},
+      {kAlltoall, {3}, {-1, 4}, "splits [-1, 4] has a negative number"},
+      {kAlltoall, {3}, {kMost, kMost}, "do not add up to the first dimension 3"},
+      {CollectiveKind::Reducescatter, {}, {}, "a reduce-scatter needs at least one dimension"}};
+  run(2, [&cases](Context& context, int rank, std::barrier<>&) {
+    for (const Case& wrong : cases) {
+      const std::vector<float> values(8);
+      Submission submission;
+      submission.request.name = "t";
+      submission.request.kind = wrong.kind;
+      // The other rank's call is all right.
+      submission.request.shape = rank == 1 ? wrong.shape : Shape{2};
+      if (rank == 1) submission.request.splits = wrong.splits;
+      submission.input = values.data();
+      EXPECT_THAT(error_of(*context.submit(std::move(submission))),
+                  AllOf(HasSubstr(std::string(to_string(wrong.kind)) + " 't'"),
+                        HasSubstr(wrong.words), HasSubstr("rank 1")));
+    }
+  });
+}
+
 // ---- process sets ----
 
 TEST_P(RanksTest, SetOfOthers) {

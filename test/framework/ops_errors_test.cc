@@ -12,7 +12,6 @@ class OpsErrorsTest : public FrameworkTest {
   }
 };
 
-int last_rank() { return kolo::size() - 1; }
 std::string last_rank_has(const std::string& value) {
   return "rank " + std::to_string(last_rank()) + " has " + value;
 }

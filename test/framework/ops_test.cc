@@ -11,9 +11,6 @@ namespace {
 
 class OpsTest : public FrameworkTest {};
 
-constexpr torch::ScalarType kDtypes[] = {
-    torch::kUInt8,   torch::kInt8,     torch::kInt16,   torch::kInt32,   torch::kInt64,
-    torch::kFloat16, torch::kBFloat16, torch::kFloat32, torch::kFloat64, torch::kBool};
 constexpr ReduceOp kOps[] = {ReduceOp::Sum, ReduceOp::Average, ReduceOp::Min, ReduceOp::Max,
                              ReduceOp::Product};
 constexpr std::int64_t kSizes[] = {0, 1, 3, 1023};
@@ -26,9 +23,6 @@ torch::Tensor values(torch::IntArrayRef shape, torch::ScalarType dtype, int seed
   numbers = (numbers * 1.5).clamp(-3, 3);
   return (dtype == torch::kUInt8 ? numbers.abs() : numbers).to(dtype);
 }
-
-/// NCCL has no int16.
-bool can_be_reduced(torch::ScalarType dtype) { return device().is_cpu() || dtype != torch::kInt16; }
 
 torch::Tensor own_values(torch::IntArrayRef shape, torch::ScalarType dtype, int seed) {
   return values(shape, dtype, seed, kolo::rank());
@@ -63,12 +57,6 @@ torch::Tensor reduced(torch::IntArrayRef shape, torch::ScalarType dtype, int see
   if (op != ReduceOp::Average) return result.to(dtype);
   const auto size = static_cast<std::int64_t>(inputs.size());
   return (floating ? result / size : torch::div(result, size, "trunc")).to(dtype);
-}
-
-std::vector<int> all_ranks() {
-  std::vector<int> ranks(static_cast<std::size_t>(kolo::size()));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return ranks;
 }
 
 double tolerance(torch::ScalarType dtype) {

@@ -9,8 +9,6 @@ namespace {
 
 class StateSyncTest : public FrameworkTest {};
 
-int last_rank() { return kolo::size() - 1; }
-
 /// Parameters and buffers, some of them not contiguous, with a rank's own numbers.
 torch::nn::Sequential make_model(int rank) {
   torch::manual_seed(static_cast<std::uint64_t>(100 + rank));

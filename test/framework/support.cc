@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <numeric>
 #include <string_view>
 
 namespace kolo::testing {
@@ -23,6 +24,16 @@ torch::Device device() { return gpu_is_wanted() ? kolo::local_device() : torch::
 torch::TensorOptions there(torch::ScalarType dtype) {
   return torch::TensorOptions().dtype(dtype).device(device());
 }
+
+bool can_be_reduced(torch::ScalarType dtype) { return device().is_cpu() || dtype != torch::kInt16; }
+
+std::vector<int> all_ranks() {
+  std::vector<int> ranks(static_cast<std::size_t>(kolo::size()));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+int last_rank() { return kolo::size() - 1; }
 
 FrameworkTest::FrameworkTest() {
   kolo::init();

@@ -27,6 +27,16 @@ class FrameworkTest : public ::testing::Test {
   void SetUp() override;
 };
 
+inline constexpr torch::ScalarType kDtypes[] = {
+    torch::kUInt8,   torch::kInt8,     torch::kInt16,   torch::kInt32,   torch::kInt64,
+    torch::kFloat16, torch::kBFloat16, torch::kFloat32, torch::kFloat64, torch::kBool};
+
+/// NCCL has no int16.
+bool can_be_reduced(torch::ScalarType dtype);
+
+std::vector<int> all_ranks();
+int last_rank();
+
 /// Random numbers on the device, that depend on the seeds alone: every rank can compute every other
 /// rank's data.
 torch::Tensor random(torch::IntArrayRef shape, std::initializer_list<int> seeds,
