@@ -23,8 +23,10 @@ constexpr std::string_view kStallAbort = "KOLO_STALL_ABORT_SECONDS";
 constexpr std::string_view kSharedMemory = "KOLO_SHARED_MEMORY";
 constexpr std::string_view kSharedGpu = "KOLO_SHARED_GPU";
 
-constexpr std::array kKnown = {kFusionThreshold, kTimeline,     kLogLevel, kStallWarning,
-                               kStallAbort,      kSharedMemory, kSharedGpu};
+constexpr std::string_view kGpuBetweenHosts = "KOLO_GPU_BETWEEN_HOSTS";
+
+constexpr std::array kKnown = {kFusionThreshold, kTimeline,     kLogLevel,  kStallWarning,
+                               kStallAbort,      kSharedMemory, kSharedGpu, kGpuBetweenHosts};
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 
@@ -78,6 +80,9 @@ Status apply(Config& config, std::string_view name, std::string_view value) {
   } else if (name == kSharedGpu) {
     if (value != "on" && value != "off") return bad_value(name, value, "on or off");
     config.shared_gpu = value == "on";
+  } else if (name == kGpuBetweenHosts) {
+    if (value != "nccl" && value != "mpi") return bad_value(name, value, "nccl or mpi");
+    config.gpu_over_mpi = value == "mpi";
   } else {
     const auto seconds = parse_seconds(value);
     if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");

@@ -33,6 +33,10 @@ struct Config {
   /// slow.
   bool shared_gpu = false;
 
+  /// KOLO_GPU_BETWEEN_HOSTS, nccl or mpi: what carries all-reduces and broadcasts of GPUs' memory
+  /// between hosts. With mpi NCCL carries them within each host.
+  bool gpu_over_mpi = false;
+
   /// KOLO_STALL_WARNING_SECONDS: report tensors that some ranks have submitted and others have not
   /// after this time. 0: never.
   std::chrono::duration<double> stall_warning = std::chrono::seconds(60);

@@ -48,16 +48,18 @@ struct Selection {
   }
 };
 
-/// `any_host`: the plane for the host's memory that reaches all ranks.
-void select(Selection selection, const std::shared_ptr<DataPlane>& any_host, const Config& config,
-            Planes& planes) {
-  GpuPlane gpu = connect_gpu(config, planes.control->topology(), any_host);
+void select(Selection selection, const HostPlanes& host, const Config& config, Planes& planes) {
+  GpuPlane gpu = connect_gpu(config, planes.control->topology(), host);
   planes.gpu = std::move(gpu.gpu);
   if (gpu.plane != nullptr) {
     const std::size_t nccl = selection.add("NCCL", std::move(gpu.plane));
-    for (const Reach reach : {Reach::Host, Reach::Cluster}) {
-      selection.route(DeviceType::Cuda, reach, kAllKinds, nccl);
+    std::size_t across = nccl;
+    if (gpu.between_hosts != nullptr) {
+      across = selection.add("NCCL within hosts, MPI between them", std::move(gpu.between_hosts));
     }
+    selection.route(DeviceType::Cuda, Reach::Host, kAllKinds, nccl);
+    selection.route(DeviceType::Cuda, Reach::Cluster, {Allreduce, Broadcast}, across);
+    selection.route(DeviceType::Cuda, Reach::Cluster, {Allgather, Reducescatter, Alltoall}, nccl);
   }
   auto data = std::make_unique<SelectingDataPlane>(
       std::move(selection.choices), std::move(selection.routes), std::move(selection.host_ranks),
@@ -71,7 +73,7 @@ Planes connect_alone(const Config& config, Doorbell& doorbell) {
   const std::shared_ptr<DataPlane> data = InprocDataHub::create(1)->connect(0, doorbell);
   Selection selection{.host_ranks = {0}, .rings = true};
   selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("this process", data));
-  select(std::move(selection), data, config, planes);
+  select(std::move(selection), {.any = data}, config, planes);
   return planes;
 }
 
@@ -107,21 +109,17 @@ bool are_hierarchical(const Hosts& hosts) {
 
 /// Shared memory within this host, before MPI, and, where hosts have several ranks, both together
 /// between hosts.
-Result<Selection> select_shared_memory(const mpi::Session& session,
-                                       const std::shared_ptr<shm::Host>& host, const Hosts& hosts,
-                                       std::shared_ptr<DataPlane> mpi) {
+Selection select_shared_memory(const std::shared_ptr<shm::Host>& host, const Hosts& hosts,
+                               const HostPlanes& mpi) {
   const bool one_host = std::ssize(hosts) == host->size();
   Selection selection{.host_ranks = host->ranks(), .rings = one_host};
   const auto near = std::make_shared<ShmDataPlane>(host);
   selection.route(DeviceType::Cpu, Reach::Host, kAllKinds, selection.add("shared memory", near));
-  const std::size_t flat = selection.add("MPI", std::move(mpi));
+  const std::size_t flat = selection.add("MPI", mpi.any);
   std::size_t across = flat;
   if (are_hierarchical(hosts)) {
-    auto far = MpiDataPlane::create(session);
-    if (!far.ok()) return far.status();
-    across =
-        selection.add("shared memory within hosts, MPI between them",
-                      std::make_shared<HierarchicalDataPlane>(near, std::move(far).value(), hosts));
+    across = selection.add("shared memory within hosts, MPI between them",
+                           std::make_shared<HierarchicalDataPlane>(near, mpi.far, hosts));
   }
   selection.route(DeviceType::Cpu, Reach::Cluster, {Allreduce, Broadcast}, across);
   selection.route(DeviceType::Cpu, Reach::Cluster, {Allgather, Reducescatter, Alltoall}, flat);
@@ -134,14 +132,31 @@ Selection select_mpi(std::shared_ptr<DataPlane> mpi) {
   return selection;
 }
 
+/// Collective. Whether this job uses them or not: ranks whose settings differ find that out later.
+Result<HostPlanes> connect_hosts(const mpi::Session& session) {
+  HostPlanes planes;
+  auto any = MpiDataPlane::create(session);
+  if (!any.ok()) return any.status();
+  planes.any = std::move(any).value();
+  const Result<std::vector<int>> hosts = session.hosts();
+  if (!hosts.ok()) return hosts.status();
+  planes.hosts = hosts.value();
+  if (std::ranges::count(planes.hosts, planes.hosts.front()) == std::ssize(planes.hosts)) {
+    return planes;
+  }
+  auto far = MpiDataPlane::create(session);
+  if (!far.ok()) return far.status();
+  planes.far = std::move(far).value();
+  return planes;
+}
+
 Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
   const Result<mpi::Session> session = mpi::Session::open();
   if (!session.ok()) return session.status();
   auto control = MpiControlPlane::create(session.value());
   if (!control.ok()) return control.status();
-  auto created = MpiDataPlane::create(session.value());
-  if (!created.ok()) return created.status();
-  const std::shared_ptr<DataPlane> mpi = std::move(created).value();
+  const Result<HostPlanes> mpi = connect_hosts(session.value());
+  if (!mpi.ok()) return mpi.status();
   Planes planes{.control = std::move(control).value()};
 
   const Topology topology = planes.control->topology();
@@ -149,17 +164,15 @@ Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
   const Result<Hosts> hosts = gather_hosts(session.value(), host);
   if (!hosts.ok()) return hosts.status();
   if (host.ok()) {
-    Result<Selection> selection =
-        select_shared_memory(session.value(), host.value(), hosts.value(), mpi);
-    if (!selection.ok()) return selection.status();
+    Selection selection = select_shared_memory(host.value(), hosts.value(), mpi.value());
     doorbell.move_to(host.value()->own_doorbell());
     planes.control = std::make_unique<HostControlPlane>(
         std::make_unique<ShmControlPlane>(host.value(), topology), std::move(planes.control),
         host.value()->ranks());
-    select(std::move(selection).value(), mpi, config, planes);
+    select(std::move(selection), mpi.value(), config, planes);
     return planes;
   }
-  select(select_mpi(mpi), mpi, config, planes);
+  select(select_mpi(mpi.value().any), mpi.value(), config, planes);
   if (config.shared_memory && topology.local_rank == 0) {
     planes.warning = fmt::format(
         "the ranks of this host use MPI among themselves, because they "

@@ -90,7 +90,7 @@ class Context {
 
   /// The GPU that this rank uses, by its number in this process; none where there is no GPU (or this
   /// build has no use for one). An error where the ranks of the host cannot share the GPUs that there
-  /// are.
+  /// are, or CUDA's driver or NCCL are missing or too old for them.
   const Result<std::optional<int>>& gpu() const { return planes_.gpu; }
 
   /// Null when there is none. Thread-safe.

@@ -50,6 +50,13 @@ std::string find_difference(const std::map<int, Hello>& hellos) {
           "same on all ranks.",
           first.fusion_threshold, rank, hello.fusion_threshold);
     }
+    if (hello.gpu_over_mpi != first.gpu_over_mpi) {
+      const auto name = [](bool over_mpi) { return over_mpi ? "mpi" : "nccl"; };
+      return fmt::format(
+          "KOLO_GPU_BETWEEN_HOSTS differs: rank 0 has {}, rank {} has {}. It must be the same on all "
+          "ranks.",
+          name(first.gpu_over_mpi), rank, name(hello.gpu_over_mpi));
+    }
     if (hello.timeline != first.timeline) {
       return fmt::format(
           "KOLO_TIMELINE is set on rank {}, but not on rank {}. Set it on all ranks or on none.",
@@ -89,7 +96,8 @@ Result<Agreement> shake_hands(const Config& config, const Status& ready, Control
   const Topology& topology = control.topology();
   const Hello own{.refusal = ready.ok() ? "" : ready.message(),
                   .fusion_threshold = config.fusion_threshold.value_or(kDefaultFusionThreshold),
-                  .timeline = !config.timeline.empty()};
+                  .timeline = !config.timeline.empty(),
+                  .gpu_over_mpi = config.gpu_over_mpi};
   if (topology.rank == 0) return gather_hellos(own, control, doorbell);
   if (Status status = control.send(0, encode(own)); !status.ok()) return status;
   const auto welcome = wait_for<Welcome>(control, doorbell);

@@ -3,7 +3,7 @@
 namespace kolo::core {
 
 GpuPlane connect_gpu(const Config& /*config*/, const Topology& /*topology*/,
-                     std::shared_ptr<DataPlane> /*host*/) {
+                     const HostPlanes& /*host*/) {
   return {};
 }
 

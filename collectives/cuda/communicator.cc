@@ -4,10 +4,12 @@
 
 #include <chrono>
 #include <cstdlib>
+#include <system_error>
 #include <thread>
 #include <utility>
 
 #include "cuda/check.h"
+#include "cuda/stream.h"
 
 namespace kolo::core::cuda {
 namespace {
@@ -20,8 +22,7 @@ std::string render_version(int version) {
 constexpr auto kEndWithin = std::chrono::seconds(5);
 constexpr auto kLookEvery = std::chrono::milliseconds(1);
 
-bool settles_within(const Communicator& communicator, std::chrono::seconds time) {
-  const auto deadline = std::chrono::steady_clock::now() + time;
+bool settles_by(const Communicator& communicator, std::chrono::steady_clock::time_point deadline) {
   Result<bool> settled = communicator.settled();
   while (settled.ok() && !settled.value() && std::chrono::steady_clock::now() < deadline) {
     std::this_thread::sleep_for(kLookEvery);
@@ -46,10 +47,11 @@ Communicator::Communicator(Communicator&& other) noexcept
 
 Communicator::~Communicator() {
   if (comm_ == nullptr) return;
+  const auto deadline = std::chrono::steady_clock::now() + kEndWithin;
   // What a kernel has handed over may still be on its way to a peer.
-  if (settles_within(*this, kEndWithin) &&
+  if (settles_by(*this, deadline) &&
       check(ncclCommFinalize(comm_), "ncclCommFinalize", comm_).ok() &&
-      settles_within(*this, kEndWithin)) {
+      settles_by(*this, deadline)) {
     (void)ncclCommDestroy(comm_);
   } else {
     abort();
@@ -78,6 +80,24 @@ Result<void*> Communicator::know(void* memory, std::size_t bytes) const {
 
 Status Communicator::forget(void* handle) const {
   return check(ncclCommDeregister(comm_, handle), "ncclCommDeregister", comm_);
+}
+
+EndingCommunicator::EndingCommunicator(Communicator communicator, int device) {
+  auto end = [this, device, ending = std::move(communicator)]() mutable {
+    const DeviceGuard guard(device);
+    { const Communicator last = std::move(ending); }
+    over_.store(true, std::memory_order_release);
+  };
+  try {
+    thread_ = std::thread(std::move(end));
+  } catch (const std::system_error&) {
+    // No thread is to be had: it has ended here.
+    over_.store(true, std::memory_order_release);
+  }
+}
+
+EndingCommunicator::~EndingCommunicator() {
+  if (thread_.joinable()) thread_.join();
 }
 
 Result<ncclUniqueId> new_communicator_id() {

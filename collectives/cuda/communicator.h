@@ -5,8 +5,10 @@
 #include <cuda_runtime_api.h>
 #include <nccl.h>
 
+#include <atomic>
 #include <cstddef>
 #include <string>
+#include <thread>
 
 #include "base/status.h"
 
@@ -25,6 +27,7 @@ class Communicator {
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
   /// Ends in peace, when all that was begun is over; what is not within some seconds is aborted.
+  /// Returns when NCCL has let go of everything, which takes it a fraction of a second.
   ~Communicator();
 
   /// Ends what is under way, on the GPU as well, and with it this object's use.
@@ -43,6 +46,24 @@ class Communicator {
   explicit Communicator(ncclComm_t comm) : comm_(comm) {}
 
   ncclComm_t comm_ = nullptr;
+};
+
+/// A communicator that comes to its end, in a thread of its own: the thread that works with others
+/// does not wait for it, and any number of them end at the same time.
+class EndingCommunicator {
+ public:
+  /// Nobody else uses it any more, and the GPU has run all of its operations.
+  EndingCommunicator(Communicator communicator, int device);
+  /// Returns when it has ended.
+  ~EndingCommunicator();
+  EndingCommunicator(const EndingCommunicator&) = delete;
+  EndingCommunicator& operator=(const EndingCommunicator&) = delete;
+
+  bool over() const { return over_.load(std::memory_order_acquire); }
+
+ private:
+  std::atomic<bool> over_ = false;  // released by the thread when NCCL has forgotten everything
+  std::thread thread_;
 };
 
 /// The id that the members of a new communicator have to know.

@@ -41,6 +41,9 @@ struct Collective {
   std::vector<DeviceCopy> pack, unpack;
   /// Cuda: whether device_times() will be asked for.
   bool timed = false;
+  /// Cuda: of a channel's operations only those of one lane, which have the same members, start in the
+  /// same order on all of them.
+  int lane = 0;
 
   /// Allreduce: in place on `output`; a Cuda one reads `input`, which may be the same.
   /// Reducescatter: the bits of an all-reduce's. Each input is multiplied by `prescale`, the result

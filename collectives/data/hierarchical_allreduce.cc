@@ -29,6 +29,8 @@ class AllreduceSteps final : public HierarchicalSteps {
   AllreduceSteps(const HierarchicalSetup& setup, const Collective& collective)
       : HierarchicalSteps(setup, collective), slices_(slices(setup.layout)) {}
 
+  std::size_t near_turns() const override { return 2; }
+
   std::vector<Step> of(std::int64_t chunk) const override {
     const Elements elements = elements_of(chunk);
     std::vector<Step> steps = {reduce_near(elements, chunk)};
@@ -62,6 +64,7 @@ class AllreduceSteps final : public HierarchicalSteps {
     Step step = near_step(CollectiveKind::Allreduce, elements, chunk, 0);
     step.collective.op = collective().op;
     step.collective.prescale = collective().prescale;
+    step.collective.input = input_of(elements);
     if (collective().op == ReduceOp::Average) {
       const HostLayout& layout = setup().layout;
       step.collective.postscale = static_cast<double>(layout.own().size() * layout.hosts.size()) /

@@ -19,6 +19,8 @@ class BroadcastSteps final : public HierarchicalSteps {
     std::ranges::sort(speakers_);
   }
 
+  std::size_t near_turns() const override { return 1; }
+
   std::vector<Step> of(std::int64_t chunk) const override {
     const Elements elements = elements_of(chunk);
     std::vector<Step> steps;

@@ -28,14 +28,24 @@
 /// means, each weighted by its share of the members, so that nothing overflows on the way. That of
 /// integers, which has to be divided once, is left to the far plane alone, as are sets with one
 /// member a host.
+///
+/// On the memory of GPUs the near plane is NCCL's, which goes by order, and the far one goes through
+/// the host's memory (staged_data.h). There the near steps of a channel begin in one order on all
+/// members, for each of the two steps of an all-reduce (NearOrder); the GPU packs before the chunks and
+/// unpacks after them. A member without a slice waits for the others' on its GPU. What is left to the
+/// far plane alone above is cut into chunks as well, with steps in which each member is alone on its
+/// host.
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
 #include "data/data_plane.h"
 
 namespace kolo::core {
+
+class NearOrder;
 
 constexpr std::int64_t kHierarchicalWindow = 4;
 
@@ -46,8 +56,9 @@ struct HierarchicalOptions {
 
 class HierarchicalDataPlane final : public DataPlane {
  public:
-  /// `near` reaches the ranks of this host, `far` all; nobody else may use `far`, nor `near` for
-  /// channels that are used here, because both are given numbers of this plane's own.
+  /// `near` reaches the ranks of this host, `far` all; nobody else may use `far`, but another plane of
+  /// this kind, nor `near` for channels that are used here, but for lane 0 of NCCL's, because both are
+  /// given numbers of this plane's own.
   /// `host_of_rank`: of each rank, the lowest rank on its host.
   HierarchicalDataPlane(std::shared_ptr<DataPlane> near, std::shared_ptr<DataPlane> far,
                         std::vector<int> host_of_rank, const HierarchicalOptions& options = {});
@@ -61,12 +72,18 @@ class HierarchicalDataPlane final : public DataPlane {
     return near_->allocate(device, bytes);
   }
   bool rings() const override { return near_->rings() && far_->rings(); }
+  void drain() override;
+  void end_channel(ChannelId channel) override;
 
  private:
+  StartedOperation start_on_gpu(const Collective& collective);
+
   const std::shared_ptr<DataPlane> near_;
   const std::shared_ptr<DataPlane> far_;
   const std::vector<int> host_of_rank_;
   const HierarchicalOptions options_;
+  /// Of channels with operations on a GPU.
+  std::map<ChannelId, std::shared_ptr<NearOrder>> orders_;
 };
 
 }  // namespace kolo::core

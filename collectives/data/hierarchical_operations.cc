@@ -15,10 +15,18 @@ constexpr int kNearNumberBits = 24;
 // Beyond the bits of a number that tell operations apart.
 constexpr int kSliceShift = 48;
 
+/// Who is alone goes by no other member's order: a set has members on the same host in one operation,
+/// and each for itself in another.
+int lane_of(std::size_t turn, std::size_t members) {
+  const GpuLane together = turn == 0 ? GpuLane::FirstTurn : GpuLane::SecondTurn;
+  return static_cast<int>(members == 1 ? GpuLane::Alone : together);
+}
+
 /// What one does that peers wait for must not go on: an operation of no elements does not fit
 /// theirs.
 void refuse(HierarchicalSteps::Step step) {
   step.collective.count = 0;
+  step.collective.ready.clear();
   std::ranges::fill(step.collective.counts, 0);
   (void)step.plane->start(step.collective);
 }
@@ -73,6 +81,12 @@ HierarchicalSteps::Elements HierarchicalSteps::elements_of(std::int64_t chunk) c
           std::min(chunk_count_, collective_.count - before)};
 }
 
+const std::byte* HierarchicalSteps::input_of(Elements elements) const {
+  if (collective_.device == DeviceType::Cpu) return elements.begin;
+  const auto* const output = static_cast<const std::byte*>(collective_.output);
+  return static_cast<const std::byte*>(collective_.input) + (elements.begin - output);
+}
+
 Collective HierarchicalSteps::among(const std::vector<int>& members, CollectiveKind kind,
                                     Elements elements) const {
   Collective step;
@@ -83,16 +97,25 @@ Collective HierarchicalSteps::among(const std::vector<int>& members, CollectiveK
     step.ranks.push_back(collective_.ranks[static_cast<std::size_t>(member)]);
   }
   step.channel = collective_.channel;
+  step.device = collective_.device;
+  step.ready = collective_.ready;
+  step.input = elements.begin;
   step.output = elements.begin;
   step.count = elements.count;
   return step;
 }
 
 HierarchicalSteps::Step HierarchicalSteps::near_step(CollectiveKind kind, Elements elements,
-                                                     std::int64_t chunk, int turn) const {
-  Step step{&setup_.near, among(setup_.layout.own(), kind, elements)};
-  step.collective.sequence =
-      (collective_.sequence << kNearNumberBits) + static_cast<std::uint64_t>(2 * chunk + turn);
+                                                     std::int64_t chunk, std::size_t turn) const {
+  const std::vector<int>& members = setup_.layout.own();
+  Step step{&setup_.near, among(members, kind, elements), turn};
+  if (collective_.device == DeviceType::Cuda) {
+    step.collective.sequence = collective_.sequence;
+    step.collective.lane = lane_of(turn, members.size());
+  } else {
+    step.collective.sequence = (collective_.sequence << kNearNumberBits) +
+                               static_cast<std::uint64_t>(2 * chunk) + turn;
+  }
   return step;
 }
 
@@ -117,6 +140,10 @@ StartedOperation HierarchicalOperation::begin(std::unique_ptr<const Hierarchical
 // far plane come again: peers may still be at one's last use, or already wait for its next, so both
 // are given up.
 HierarchicalOperation::~HierarchicalOperation() {
+  if (over_) return;
+  if (const auto& order = steps_->setup().order; order != nullptr) {
+    order->fail(Status::error("an operation before it was given up"));
+  }
   for (Flight& flight : flights_) {
     flight.operation.reset();
     for (; flight.next < flight.steps.size(); ++flight.next) refuse(flight.steps[flight.next]);
@@ -126,37 +153,72 @@ HierarchicalOperation::~HierarchicalOperation() {
   }
 }
 
-Result<bool> HierarchicalOperation::Flight::advance() {
+Result<bool> HierarchicalOperation::advance(Flight& flight) {
   bool moved = false;
-  while (!landed()) {
-    if (operation == nullptr) {
-      StartedOperation started = steps[next].plane->start(steps[next].collective);
+  while (!flight.landed()) {
+    if (flight.operation == nullptr) {
+      if (!may_begin(flight)) return moved;
+      const HierarchicalSteps::Step& step = flight.steps[flight.next];
+      StartedOperation started = step.plane->start(step.collective);
       if (!started.ok()) return started.status();
-      operation = std::move(started).value();
-      ++next;
+      flight.operation = std::move(started).value();
+      note_begun(step);
+      ++flight.next;
       moved = true;
     }
-    const Result<Progress> progress = operation->progress();
+    const Result<Progress> progress = flight.operation->progress();
     if (!progress.ok()) return progress.status();
     if (progress.value() != Progress::Done) return moved || progress.value() == Progress::Moved;
-    operation.reset();
+    flight.operation.reset();
     moved = true;
   }
   return moved;
 }
 
+/// Whether it is the turn of the chunk's next step.
+bool HierarchicalOperation::may_begin(const Flight& flight) const {
+  const HierarchicalSetup& setup = steps_->setup();
+  const std::optional<std::size_t> turn = flight.steps[flight.next].turn;
+  if (setup.order == nullptr || !turn) return true;
+  return setup.order->has_turn(*turn, setup.number) && begun_[*turn] == flight.chunk;
+}
+
+void HierarchicalOperation::note_begun(const HierarchicalSteps::Step& step) {
+  if (step.turn) ++begun_[*step.turn];
+}
+
+/// Those of which all steps have begun. Whether all are passed on.
+bool HierarchicalOperation::pass_turns() {
+  const HierarchicalSetup& setup = steps_->setup();
+  if (setup.order == nullptr) return true;
+  for (std::size_t turn = 0; turn < kNearTurns; ++turn) {
+    const std::int64_t steps = turn < steps_->near_turns() ? steps_->chunks() : 0;
+    if (passed_[turn] || begun_[turn] < steps || !setup.order->has_turn(turn, setup.number)) {
+      continue;
+    }
+    setup.order->pass_turn(turn);
+    passed_[turn] = true;
+  }
+  return std::ranges::find(passed_, false) == passed_.end();
+}
+
 Result<Operation::Progress> HierarchicalOperation::progress() {
+  if (const auto& order = steps_->setup().order; order != nullptr && !order->failure().ok()) {
+    return order->failure();
+  }
   while (next_chunk_ < steps_->chunks() && std::ssize(flights_) < kHierarchicalWindow) {
-    flights_.emplace_back().steps = steps_->of(next_chunk_++);
+    flights_.push_back({.chunk = next_chunk_, .steps = steps_->of(next_chunk_)});
+    ++next_chunk_;
   }
   bool moved = false;
   for (Flight& flight : flights_) {
-    const Result<bool> advanced = flight.advance();
+    const Result<bool> advanced = advance(flight);
     if (!advanced.ok()) return advanced.status();
     moved = moved || advanced.value();
   }
   while (!flights_.empty() && flights_.front().landed()) flights_.pop_front();
-  if (flights_.empty() && next_chunk_ == steps_->chunks()) return Progress::Done;
+  over_ = pass_turns() && flights_.empty() && next_chunk_ == steps_->chunks();
+  if (over_) return Progress::Done;
   return moved ? Progress::Moved : Progress::Waiting;
 }
 

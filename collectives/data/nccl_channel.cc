@@ -11,6 +11,15 @@ namespace {
 /// An anchor serves for this time: CUDA tells times between events in float32.
 constexpr auto kAnchorHolds = std::chrono::seconds(10);
 
+/// Of the meeting: lanes, and hosts whose members meet among themselves, differ beyond the bits that
+/// tell operations apart.
+std::uint64_t number_of_meeting(const Collective& first) {
+  constexpr int kRankShift = 32;
+  constexpr int kLaneShift = 56;
+  return first.sequence + (static_cast<std::uint64_t>(first.ranks.front()) << kRankShift) +
+         (static_cast<std::uint64_t>(first.lane) << kLaneShift);
+}
+
 }  // namespace
 
 NcclChannel::NcclChannel(const Setup& setup, const Collective& first)
@@ -22,7 +31,7 @@ NcclChannel::NcclChannel(const Setup& setup, const Collective& first)
                .ranks = first.ranks,
                .member = first.member,
                .channel = first.channel,
-               .sequence = first.sequence},
+               .sequence = number_of_meeting(first)},
       members_(first.ranks.size()) {}
 
 // ---- connecting ----
@@ -115,9 +124,10 @@ Status NcclChannel::know(const void* address) {
 
 bool NcclChannel::forget(const cuda::Memory::Block& block) {
   if (!known_.contains(block.begin)) return true;
+  // With its communicator NCCL forgets everything.
+  if (ending_) return ending_->over();
   const Result<bool> settled = this->settled();
-  // With its communicator NCCL has forgotten everything.
-  if (!settled.ok()) return true;
+  if (!settled.ok()) return true;  // it is aborted
   if (!settled.value()) return false;
   const Status status = communicator_->forget(known_.at(block.begin));
   if (status.ok()) {
@@ -126,6 +136,22 @@ bool NcclChannel::forget(const cuda::Memory::Block& block) {
     (void)fail(status);
   }
   return true;
+}
+
+void NcclChannel::remove(const std::shared_ptr<cuda::Fate>& operation) {
+  std::erase(operations_, operation);
+  end_if_idle();
+}
+
+void NcclChannel::end() {
+  over_ = true;
+  end_if_idle();
+}
+
+void NcclChannel::end_if_idle() {
+  if (!over_ || !idle() || !communicator_) return;
+  ending_.emplace(std::move(*communicator_), setup_.device);
+  communicator_.reset();
 }
 
 void NcclChannel::drain() const {

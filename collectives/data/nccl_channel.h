@@ -26,12 +26,17 @@ namespace kolo::core {
 ///   Meeting     members introduce themselves, by an         all have, and can connect
 ///               all-gather over the host's plane            -> Connecting
 ///   Connecting  NCCL connects them, in threads of its own   it has -> Open
-///   Open        operations are issued, one after the other
+///   Open        operations are issued, one after the other  its plan, or the plane, is over, and
+///                                                           so are all operations -> Ending
+///   Ending      NCCL ends the communicator, in a thread     it has -> Ended
+///               of its own
+///   Ended                                                   (never)
 ///   Failed      the communicator is aborted, so that no     (never)
 ///               GPU waits for ever; all operations fail
 ///
-/// A member that is alone is Open at once, and needs no communicator: NCCL 2.28's reductions of one
-/// rank leave out the last elements of some counts.
+/// A channel that is over before it is Open ends as well. A member that is alone is Open at once, and
+/// needs no communicator: NCCL 2.28's reductions of one rank leave out the last elements of some
+/// counts.
 ///
 /// The first failure, whatever the state, leads to Failed: what NCCL reports of this or another
 /// member, a member that takes too long, an operation that is given up. Members that have not
@@ -71,8 +76,13 @@ class NcclChannel {
 
   /// Started and not over: those that a failure is the fate of.
   void add(std::shared_ptr<cuda::Fate> operation) { operations_.push_back(std::move(operation)); }
-  void remove(const std::shared_ptr<cuda::Fate>& operation) { std::erase(operations_, operation); }
+  void remove(const std::shared_ptr<cuda::Fate>& operation);
   bool idle() const { return operations_.empty(); }
+
+  /// No operation is added any more: goes to Ending as soon as it is idle.
+  void end();
+  /// A channel that has failed does not end: the GPU may still be at what was given up.
+  bool ended() const { return over_ && failure_.ok() && (!ending_ || ending_->over()); }
 
   /// Has NCCL know the block that the address is in, if it is one of the plane's.
   Status know(const void* address);
@@ -97,6 +107,7 @@ class NcclChannel {
   Status connect();
   Result<bool> advance();
   Status late() const;
+  void end_if_idle();
 
   const Setup setup_;
   const std::vector<int> ranks_;
@@ -114,6 +125,10 @@ class NcclChannel {
   std::optional<cuda::Stream> stream_;  // outlives what NCCL has yet to put into it
   std::optional<cuda::Communicator> communicator_;
   bool open_ = false;
+
+  /// Ending.
+  bool over_ = false;
+  std::optional<cuda::EndingCommunicator> ending_;
 
   std::uint64_t next_number_ = 0;
   std::uint64_t turn_ = 0;

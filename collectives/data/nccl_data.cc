@@ -17,13 +17,17 @@ NcclDataPlane::NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& se
 
 NcclDataPlane::~NcclDataPlane() {
   const cuda::DeviceGuard guard(settings_.device);
+  // All at the same time.
+  for (const auto& [key, channel] : channels_) channel->end();
   channels_.clear();
+  ending_.clear();
   free_released();
 }
 
 StartedOperation NcclDataPlane::start(const Collective& collective) {
   const cuda::DeviceGuard guard(settings_.device);
   if (!guard.status().ok()) return guard.status();
+  std::erase_if(ending_, [](const auto& channel) { return channel->ended(); });
   free_released();
   auto operation = std::make_unique<NcclOperation>(channel_of(collective), collective,
                                                    settings_.device, settings_.done_within);
@@ -33,7 +37,8 @@ StartedOperation NcclDataPlane::start(const Collective& collective) {
 }
 
 const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& collective) {
-  const auto known = channels_.find(collective.channel);
+  const std::pair key(collective.channel, collective.lane);
+  const auto known = channels_.find(key);
   if (known != channels_.end()) return known->second;
   const NcclChannel::Setup setup{.host = *host_,
                                  .device = settings_.device,
@@ -41,7 +46,7 @@ const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& 
                                  .connect_within = settings_.connect_within,
                                  .memory = memory_};
   auto channel = std::make_shared<NcclChannel>(setup, collective);
-  return channels_.emplace(collective.channel, std::move(channel)).first->second;
+  return channels_.emplace(key, std::move(channel)).first->second;
 }
 
 std::shared_ptr<std::byte> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
@@ -55,14 +60,30 @@ bool NcclDataPlane::rings() const {
 void NcclDataPlane::free_released() {
   memory_->free_released([this](const cuda::Memory::Block& block) {
     bool forgotten = true;
-    for (const auto& [id, channel] : channels_) forgotten = channel->forget(block) && forgotten;
+    for (const auto& channel : all_channels()) forgotten = channel->forget(block) && forgotten;
     return forgotten;
   });
 }
 
 void NcclDataPlane::drain() {
   const cuda::DeviceGuard guard(settings_.device);
-  for (const auto& [id, channel] : channels_) channel->drain();
+  for (const auto& channel : all_channels()) channel->drain();
+}
+
+void NcclDataPlane::end_channel(ChannelId id) {
+  const cuda::DeviceGuard guard(settings_.device);
+  std::erase_if(channels_, [&](const auto& entry) {
+    if (entry.first.first != id) return false;
+    entry.second->end();
+    ending_.push_back(entry.second);
+    return true;
+  });
+}
+
+std::vector<std::shared_ptr<NcclChannel>> NcclDataPlane::all_channels() const {
+  std::vector<std::shared_ptr<NcclChannel>> all = ending_;
+  for (const auto& [key, channel] : channels_) all.push_back(channel);
+  return all;
 }
 
 }  // namespace kolo::core

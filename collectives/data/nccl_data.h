@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "cuda/memory.h"
@@ -14,9 +15,10 @@
 
 namespace kolo::core {
 
-/// Each channel has a communicator and a stream of its own, because order is agreed on within a
-/// channel only, and NCCL wants one order in a communicator. They are made when a channel's first
-/// operation starts (nccl_channel.h), and used in the order in which its operations start.
+/// Each channel, and each lane of one, has a communicator and a stream of its own, because order is
+/// agreed on within these only, and NCCL wants one order in a communicator. They are made when the
+/// first operation starts (nccl_channel.h), used in the order in which operations start, and ended, in
+/// the background, when the channel is.
 ///
 /// The host never waits for the GPU. The stream waits for what makes an operation's memory ready,
 /// and who uses the result waits for issued().
@@ -36,7 +38,8 @@ class NcclDataPlane final : public DataPlane {
   };
 
   /// `host` is for the members of a channel to introduce themselves: it is given the number of the
-  /// channel's first operation here, which no other plane uses for that channel.
+  /// first operation of a channel, and of a lane, here, which no other plane uses for that channel.
+  /// The lanes of one begin one after the other.
   NcclDataPlane(std::shared_ptr<DataPlane> host, const Settings& settings);
   ~NcclDataPlane() override;
 
@@ -46,15 +49,20 @@ class NcclDataPlane final : public DataPlane {
   /// Nothing rings: neither NCCL nor the GPU.
   bool rings() const override;
   void drain() override;
+  void end_channel(ChannelId channel) override;
 
  private:
   const std::shared_ptr<NcclChannel>& channel_of(const Collective& collective);
+  std::vector<std::shared_ptr<NcclChannel>> all_channels() const;
   void free_released();
 
   const std::shared_ptr<DataPlane> host_;
   const Settings settings_;
   const std::shared_ptr<cuda::Memory> memory_;
-  std::map<ChannelId, std::shared_ptr<NcclChannel>> channels_;
+  /// By channel and lane.
+  std::map<std::pair<ChannelId, int>, std::shared_ptr<NcclChannel>> channels_;
+  /// Of channels that are over.
+  std::vector<std::shared_ptr<NcclChannel>> ending_;
 };
 
 }  // namespace kolo::core

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
+#include <string>
 #include <string_view>
 
 #include "cuda/check.h"
@@ -18,8 +20,21 @@ void write(std::array<char, Size>& field, std::string_view text) {
   std::copy_n(text.begin(), std::min(text.size(), Size - 1), field.begin());
 }
 
+/// Empty if it is not known.
+std::string boot_id() {
+  std::string id;
+  std::ifstream("/proc/sys/kernel/random/boot_id") >> id;
+  return id;
+}
+
+bool on_same_host(const NcclIntroduction& a, const NcclIntroduction& b) {
+  const bool known = a.boot.front() != '\0' && b.boot.front() != '\0';
+  return known ? a.boot == b.boot : a.host == b.host;
+}
+
 Status fill(NcclIntroduction& own, int device, bool first_member) {
   gethostname(own.host.data(), own.host.size() - 1);
+  write(own.boot, boot_id());
   const Result<int> version = cuda::nccl_version();
   if (!version.ok()) return version.status();
   own.nccl_version = version.value();
@@ -57,7 +72,7 @@ Status can_connect(std::span<const NcclIntroduction> members, const std::vector<
           members.front().nccl_version, ranks[i], members[i].nccl_version));
     }
     for (std::size_t j = 0; j < i && !gpus_are_shared; ++j) {
-      if (members[i].gpu != members[j].gpu || members[i].host != members[j].host) continue;
+      if (members[i].gpu != members[j].gpu || !on_same_host(members[i], members[j])) continue;
       return Status::error(fmt::format(
           "ranks {} and {} both use GPU {} of host {}, and NCCL wants one for each: start no more "
           "ranks on a host than it has GPUs, give each rank a device of its own in "

@@ -18,9 +18,12 @@ struct NcclIntroduction {
   /// Of the first member, who makes it for all.
   ncclUniqueId id{};
   int nccl_version = 0;
-  /// The GPU, as the same everywhere on a host, and the host.
+  /// The GPU, as the same everywhere on a host, and the host: its name, and what its kernel calls
+  /// itself since it was booted, if that is known. Containers on it may have names of their own, and
+  /// those on another one the same.
   std::array<char, 32> gpu{};
   std::array<char, 64> host{};
+  std::array<char, 40> boot{};
   /// Why this member cannot connect; empty when it can.
   std::array<char, 512> refusal{};
 };

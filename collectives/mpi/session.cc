@@ -87,6 +87,18 @@ Result<Topology> Session::topology() const {
   return topology;
 }
 
+Result<std::vector<int>> Session::hosts() const {
+  Result<Comm> host = Comm::split_by_host(MPI_COMM_WORLD);
+  if (!host.ok()) return host.status();
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  int lowest = rank;
+  Status status = check(MPI_Allreduce(&rank, &lowest, 1, MPI_INT, MPI_MIN, host.value().get()),
+                        "MPI_Allreduce");
+  if (!status.ok()) return status;
+  return all_gather(lowest);
+}
+
 Result<std::vector<int>> Session::all_gather(int own) const {
   Result<Comm> world = duplicate_world();
   if (!world.ok()) return world.status();

@@ -28,6 +28,9 @@ class Session {
   /// Collective over MPI_COMM_WORLD.
   Result<Topology> topology() const;
 
+  /// Collective over all ranks: of each, the lowest on its host.
+  Result<std::vector<int>> hosts() const;
+
   /// Collective over all ranks: what each has given, by rank.
   Result<std::vector<int>> all_gather(int own) const;
 

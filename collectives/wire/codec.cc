@@ -173,6 +173,7 @@ void message_fields(Visitor& visit, M& message) {
     visit(message.refusal);
     visit(message.fusion_threshold);
     visit(message.timeline);
+    visit(message.gpu_over_mpi);
   } else if constexpr (std::is_same_v<Kind, Welcome>) {
     visit(message.error);
     visit(message.clock_ns);

@@ -128,6 +128,7 @@ struct Hello {
   std::string refusal;
   std::int64_t fusion_threshold = 0;
   bool timeline = false;
+  bool gpu_over_mpi = false;
 
   bool operator==(const Hello&) const = default;
 };

@@ -34,15 +34,17 @@ void make_small(DataType dtype, Bytes& values) {
 
 struct Precision {
   long double epsilon;
-  /// The smallest number.
+  /// The smallest number, and the largest.
   long double quantum;
+  long double largest;
 };
 
 Precision precision_of(DataType dtype) {
-  if (dtype == DataType::Float16) return {std::ldexp(1.0L, -10), std::ldexp(1.0L, -24)};
-  if (dtype == DataType::BFloat16) return {std::ldexp(1.0L, -7), std::ldexp(1.0L, -133)};
-  if (dtype == DataType::Float32) return {std::ldexp(1.0L, -23), std::ldexp(1.0L, -149)};
-  return {std::ldexp(1.0L, -52), std::ldexp(1.0L, -1074)};
+  if (dtype == DataType::Float16) return {std::ldexp(1.0L, -10), std::ldexp(1.0L, -24), 65504};
+  const long double huge = std::ldexp(1.0L, 127);
+  if (dtype == DataType::BFloat16) return {std::ldexp(1.0L, -7), std::ldexp(1.0L, -133), huge};
+  if (dtype == DataType::Float32) return {std::ldexp(1.0L, -23), std::ldexp(1.0L, -149), huge};
+  return {std::ldexp(1.0L, -52), std::ldexp(1.0L, -1074), std::ldexp(1.0L, 1023)};
 }
 
 /// How far an element may be off: each member's number and partial sum, the factor and the result
@@ -52,19 +54,21 @@ long double tolerance(const Collective& c, const std::vector<Bytes>& inputs, std
   const Precision precision = precision_of(c.dtype);
   long double sum = 0;
   long double product = 1;
-  long double least = INFINITY;
+  long double others = 1;
   for (const Bytes& input : inputs) {
     const long double value = std::abs(c.prescale * oracle::value_at(c.dtype, input, index));
     sum += value;
     product *= value;
-    least = std::min(least, value);
+    others *= std::max(1.0L, value);
   }
   const long double scale = std::abs(c.postscale) / (c.op == ReduceOp::Average ? members : 1);
   const bool multiplies = c.op == ReduceOp::Product;
+  // The product of some may overflow.
+  if (multiplies && others > precision.largest) return INFINITY;
   const long double size = scale * (multiplies ? product : sum);
-  // A number that is rounded to the smallest ones is off by more than a fraction of itself.
-  const long double others = multiplies && least > 0 ? std::max(1.0L, product / least) : 1;
-  const long double quanta = std::max(1.0L, scale) * others;
+  // A product of some that is rounded to the smallest numbers is off by more than a fraction of
+  // itself, and then multiplied by the others.
+  const long double quanta = std::max(1.0L, scale) * (multiplies ? others : 1);
   return (members + 3) / 2 * (precision.epsilon * size + precision.quantum * quanta);
 }
 
@@ -89,8 +93,10 @@ void run(int size, const std::function<void(Rank&)>& body, const Options& option
     NcclDataPlane::Settings settings{.device = rank, .rank = rank};
     if (options.change_settings) settings = options.change_settings(rank, settings);
     expect_ok(cudaSetDevice((settings.device + 1) % options.doubles.devices));
-    NcclDataPlane plane(std::move(host), settings);
-    Rank own{.rank = rank, .size = size, .device = settings.device, .plane = plane};
+    std::shared_ptr<DataPlane> plane =
+        std::make_shared<NcclDataPlane>(std::move(host), settings);
+    if (options.wrap_plane) plane = options.wrap_plane(rank, std::move(plane));
+    Rank own{.rank = rank, .size = size, .device = settings.device, .plane = *plane};
     body(own);
   });
   EXPECT_THAT(doubles::misuses(), ::testing::IsEmpty());

@@ -23,7 +23,7 @@ struct Rank {
   int rank = 0;
   int size = 1;
   int device = 0;
-  NcclDataPlane& plane;
+  DataPlane& plane;
   /// Nothing moves: others have to come first.
   void idle() const;
 };
@@ -32,6 +32,8 @@ struct Options {
   doubles::Settings doubles;
   std::function<NcclDataPlane::Settings(int rank, NcclDataPlane::Settings)> change_settings;
   std::function<std::shared_ptr<DataPlane>(int rank, std::shared_ptr<DataPlane>)> wrap_host;
+  /// What ranks use, made of NCCL's plane.
+  std::function<std::shared_ptr<DataPlane>(int rank, std::shared_ptr<DataPlane> nccl)> wrap_plane;
   /// After the doubles were reset, and before ranks start.
   std::function<void()> prepare;
 };

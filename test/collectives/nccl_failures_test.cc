@@ -211,6 +211,22 @@ TEST(NcclFailures, GpusMayBeShared) {
   EXPECT_TRUE(can_connect(members, {3, 5}, /*gpus_are_shared=*/false).ok());
 }
 
+// Containers may have any name.
+TEST(NcclFailures, HostsAreToldApartByTheirKernels) {
+  std::vector<NcclIntroduction> members(2);
+  for (NcclIntroduction& member : members) {
+    member.gpu = {"0000:02:00.0"};
+    member.host = {"container"};
+    member.boot = {"one"};
+  }
+  EXPECT_FALSE(can_connect(members, {3, 5}, /*gpus_are_shared=*/false).ok());
+  members.back().host = {"another"};
+  EXPECT_FALSE(can_connect(members, {3, 5}, /*gpus_are_shared=*/false).ok());
+  members.back().boot = {"two"};
+  members.back().host = members.front().host;
+  EXPECT_TRUE(can_connect(members, {3, 5}, /*gpus_are_shared=*/false).ok());
+}
+
 TEST(NcclFailures, ARankNeverIntroducesItself) {
   gpus::run(
       3,

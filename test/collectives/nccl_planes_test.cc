@@ -1,10 +1,13 @@
 // The NCCL data plane on doubles of CUDA and NCCL: values.
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <barrier>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -16,6 +19,7 @@
 #include <vector>
 
 #include "flights.h"
+#include "gpu_hosts.h"
 #include "gpu_ranks.h"
 
 namespace kolo::core {
@@ -258,6 +262,53 @@ TEST_P(NcclPlanesTest, Collectives) {
   }
 }
 
+// ---- between hosts by another plane ----
+
+using Layout = std::vector<int>;
+
+class GpuHostsTest : public ::testing::TestWithParam<Layout> {};
+// In the order of hosts, one by one, and neither; hosts with as many ranks, and not.
+INSTANTIATE_TEST_SUITE_P(Layouts, GpuHostsTest,
+                         ::testing::Values(Layout{0, 0, 2, 2}, Layout{0, 1}, Layout{0, 1, 2},
+                                           Layout{0, 1, 1, 3}, Layout{0, 0, 0, 3},
+                                           Layout{0, 1, 0, 1}, Layout{0, 0, 2, 2, 4, 4}),
+                         [](const auto& test) { return fmt::format("{}", fmt::join(test.param, "")); });
+
+void run_between_hosts(const Layout& layout, DataType dtype, std::int64_t chunk_bytes,
+                       const std::vector<std::int64_t>& counts) {
+  gpus::GpuHosts hosts(layout, {.chunk_bytes = chunk_bytes});
+  gpus::Options options;
+  options.doubles.seed = static_cast<std::uint64_t>(dtype) + 1;
+  options.doubles.longest_delay = std::chrono::microseconds(50);
+  options.doubles.devices = hosts.size();
+  options.wrap_plane = [&](int rank, const std::shared_ptr<DataPlane>& nccl) {
+    return hosts.connect(rank, nccl);
+  };
+  gpus::run(
+      hosts.size(),
+      [&](Rank& rank) {
+        Program program{rank};
+        Flights<Part>(rank.rank, kMostInFlight, [&] {
+          rank.idle();
+        }).run(parts(program, dtype, counts));
+      },
+      options);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+TEST_P(GpuHostsTest, Collectives) {
+  for (const DataType dtype : {DataType::Int16, DataType::Int32, DataType::Bool, DataType::Float16,
+                               DataType::Float64}) {
+    run_between_hosts(GetParam(), dtype, 1 << 20, {0, 1, 3, 1023});
+  }
+}
+
+TEST_P(GpuHostsTest, ManyChunks) {
+  for (const DataType dtype : {DataType::Int8, DataType::BFloat16, DataType::Float32}) {
+    run_between_hosts(GetParam(), dtype, 1000, {0, 1, 1023, 10'000});
+  }
+}
+
 TEST(NcclPlane, GivesMemoryOfItsGpuOnly) {
   std::shared_ptr<std::byte> outlives;
   gpus::Options options;
@@ -289,12 +340,14 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
 }
 
 /// An all-reduce on the rank's memory.
-std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence) {
+std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence,
+                                 ChannelId channel = kWorldChannel) {
   Collective c;
   c.device = DeviceType::Cuda;
   c.count = 4;
   for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
   c.member = rank.rank;
+  c.channel = channel;
   c.sequence = sequence;
   c.input = c.output = memory;
   StartedOperation started = rank.plane.start(c);
@@ -311,8 +364,9 @@ void finish(const Rank& rank, Operation& operation) {
   }
 }
 
-void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence) {
-  finish(rank, *start(rank, memory, sequence));
+void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence,
+            ChannelId channel = kWorldChannel) {
+  finish(rank, *start(rank, memory, sequence, channel));
 }
 
 TEST(NcclPlane, RegistersItsMemoryOnce) {
@@ -345,6 +399,68 @@ TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
     EXPECT_EQ(doubles::calls("ncclCommRegister", rank.device), kRounds + 1);
     EXPECT_EQ(doubles::calls("ncclCommDeregister", rank.device), kRounds);
     EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), kRounds);
+  });
+}
+
+// Each waits for the others: one after the other they would be aborted in the end.
+TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
+  constexpr int kRanks = 2;
+  constexpr int kChannels = 5;
+  gpus::Options options;
+  options.doubles.finalized_together = kRanks * kChannels;
+  gpus::run(
+      kRanks,
+      [](Rank& rank) {
+        const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+        for (ChannelId channel = 0; channel < kChannels; ++channel) {
+          reduce(rank, memory.get(), 0, channel);
+        }
+      },
+      options);
+  EXPECT_EQ(doubles::calls("ncclCommFinalize"), kRanks * kChannels);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+// Others go on while NCCL is not through with it, and what it knows is kept.
+TEST(NcclPlane, EndsAChannelInTheBackground) {
+  gpus::Options options;
+  options.doubles.finalized_together = 4;
+  gpus::run(
+      2,
+      [](Rank& rank) {
+        auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+        const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
+        reduce(rank, memory.get(), 0, 1);
+        memory.reset();
+        rank.plane.end_channel(1);
+        rank.plane.end_channel(7);
+        for (std::uint64_t i = 0; i < 5; ++i) reduce(rank, steady.get(), i, 2);
+        EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), 0);
+      },
+      options);
+  EXPECT_EQ(doubles::calls("ncclCommDestroy"), 4);
+  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
+}
+
+TEST(NcclPlane, NothingIsLeftOfAChannelThatHasEnded) {
+  std::barrier<> meeting(2);
+  std::atomic<bool> gone = false;
+  gpus::run(2, [&](Rank& rank) {
+    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+    // Its number may come again.
+    for (int round = 0; round < 3; ++round) {
+      auto known = rank.plane.allocate(DeviceType::Cuda, 64);
+      reduce(rank, known.get(), 0, 1);
+      known.reset();
+      rank.plane.end_channel(1);
+    }
+    for (std::uint64_t i = 0; !gone; ++i) {
+      reduce(rank, memory.get(), i);
+      meeting.arrive_and_wait();
+      // Its memory goes when its communicator has.
+      if (rank.rank == 0) gone = doubles::calls("ncclMemFree") == 6;
+      meeting.arrive_and_wait();
+    }
   });
 }
 

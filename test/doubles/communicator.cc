@@ -14,6 +14,8 @@ namespace {
 struct Communicators {
   std::mutex mutex;
   std::deque<ncclComm> communicators;
+  /// Relaxed, so that counting orders nothing.
+  std::atomic<int> finalized = 0;
 };
 
 Communicators& all() {
@@ -50,7 +52,7 @@ ncclResult_t UseOfCommunicator::is_alive() const {
   return ncclSuccess;
 }
 
-ncclResult_t UseOfCommunicator::is_ready() const {
+ncclResult_t UseOfCommunicator::is_settled() const {
   if (const ncclResult_t error = is_alive()) return error;
   if (communicator_->is_in_progress.load(std::memory_order_acquire)) {
     report_misuse(fmt::format("{} before the communicator's last call was complete", function_));
@@ -58,6 +60,13 @@ ncclResult_t UseOfCommunicator::is_ready() const {
                   "Attempt to use communicator before the previous operation returned ncclSuccess");
   }
   return communicator_->clique.error(communicator_->rank);
+}
+
+ncclResult_t UseOfCommunicator::is_ready() const {
+  if (const ncclResult_t error = is_settled()) return error;
+  if (!communicator_->is_finalized) return ncclSuccess;
+  report_misuse(fmt::format("{} with a communicator that was finalized", function_));
+  return refuse(ncclInvalidArgument, "the communicator was finalized");
 }
 
 ncclComm_t create_communicator(Clique& clique, int rank, int ranks, bool is_blocking) {
@@ -99,6 +108,10 @@ LiveCommunicators live_communicators() {
   return live;
 }
 
+void count_finalized() { all().finalized.fetch_add(1, std::memory_order_relaxed); }
+
+int finalized_communicators() { return all().finalized.load(std::memory_order_relaxed); }
+
 void end_communicators() {
   const std::lock_guard lock(all().mutex);
   for (ncclComm& communicator : all().communicators) {
@@ -112,6 +125,7 @@ void end_communicators() {
 void reset_communicators() {
   const std::lock_guard lock(all().mutex);
   all().communicators.clear();
+  all().finalized.store(0, std::memory_order_relaxed);
 }
 
 }  // namespace kolo::doubles

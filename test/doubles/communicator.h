@@ -83,6 +83,8 @@ class UseOfCommunicator {
   /// Success, unless it is no communicator.
   ncclResult_t is_alive() const;
   /// Success, unless its last call is not complete, or it has an error.
+  ncclResult_t is_settled() const;
+  /// The same, unless it is finalized.
   ncclResult_t is_ready() const;
 
  private:
@@ -120,6 +122,9 @@ struct LiveCommunicators {
   int reduction_operators = 0;
 };
 LiveCommunicators live_communicators();
+/// How many were finalized since the last reset.
+void count_finalized();
+int finalized_communicators();
 /// Ends their launchers. All cliques are aborted.
 void end_communicators();
 /// After all streams have ended.

@@ -13,7 +13,7 @@
 
 namespace kolo::doubles {
 
-constexpr std::array<std::string_view, 48> kFunctions = {
+constexpr std::array<std::string_view, 50> kFunctions = {
     "cudaDeviceGetPCIBusId",
     "cudaDeviceGetStreamPriorityRange",
     "cudaDriverGetVersion",
@@ -24,10 +24,12 @@ constexpr std::array<std::string_view, 48> kFunctions = {
     "cudaEventRecord",
     "cudaEventSynchronize",
     "cudaFree",
+    "cudaFreeHost",
     "cudaGetDevice",
     "cudaGetDeviceCount",
     "cudaGetDeviceProperties",
     "cudaGetDriverEntryPointByVersion",
+    "cudaHostAlloc",
     "cudaLaunchHostFunc",
     "cudaMalloc",
     "cudaMemcpyAsync",

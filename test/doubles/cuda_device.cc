@@ -83,7 +83,7 @@ cudaError_t cudaPeekAtLastError() { return last_error; }
 
 cudaError_t cudaDriverGetVersion(int* version) {
   if (const cudaError_t error = entered("cudaDriverGetVersion")) return error;
-  *version = CUDART_VERSION;
+  *version = settings().driver_version;
   return cudaSuccess;
 }
 
@@ -95,6 +95,7 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 
 cudaError_t cudaGetDeviceCount(int* count) {
   if (const cudaError_t error = entered("cudaGetDeviceCount")) return error;
+  if (settings().driver_version < CUDART_VERSION) return ended(cudaErrorInsufficientDriver);
   *count = settings().devices;
   return ended(*count == 0 ? cudaErrorNoDevice : cudaSuccess);
 }
@@ -153,6 +154,23 @@ cudaError_t cudaFree(void* address) {
   if (const cudaError_t error = entered("cudaFree")) return error;
   if (address == nullptr) return cudaSuccess;
   return ended(release(address, Allocator::Cuda, "cudaFree") ? cudaSuccess : cudaErrorInvalidValue);
+}
+
+/// Memory of the host, which the doubles watch as they do a device's.
+cudaError_t cudaHostAlloc(void** address, size_t size, unsigned int flags) {
+  if (const cudaError_t error = entered("cudaHostAlloc")) return error;
+  if (flags != cudaHostAllocDefault) return ended(cudaErrorInvalidValue);
+  *address = nullptr;
+  if (size == 0) return cudaSuccess;
+  *address = allocate(size, Allocator::Host);
+  return ended(*address != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+cudaError_t cudaFreeHost(void* address) {
+  if (const cudaError_t error = entered("cudaFreeHost")) return error;
+  if (address == nullptr) return cudaSuccess;
+  return ended(release(address, Allocator::Host, "cudaFreeHost") ? cudaSuccess
+                                                                 : cudaErrorInvalidValue);
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind,

@@ -48,6 +48,10 @@ struct Settings {
   std::chrono::microseconds longest_delay{200};
   int devices = 4;
   int nccl_version = NCCL_VERSION_CODE;
+  /// The newest CUDA that the driver is for; 0: there is no driver.
+  int driver_version = CUDART_VERSION;
+  /// No communicator is through with ncclCommFinalize before so many have begun it.
+  int finalized_together = 0;
   /// Whether kernels and collectives may use memory that no call here has allocated.
   bool host_memory_allowed = false;
 };
@@ -94,8 +98,9 @@ Live live();
 
 /// What was done that CUDA or NCCL forbid, or that can only be a mistake: memory freed while in
 /// use, used after it was freed, of another device, or beyond its end; a communicator used by two
-/// threads at a time, or before its last call was complete; a handle used after it was destroyed;
-/// calls from within a host function. A test ends with expecting none.
+/// threads at a time, before its last call was complete, or after it was finalized; one finalized
+/// with operations in flight, or destroyed before it is finalized unless its calls block; a handle
+/// used after it was destroyed; calls from within a host function. A test ends with expecting none.
 std::vector<std::string> misuses();
 
 }  // namespace kolo::doubles

@@ -11,7 +11,7 @@
 
 namespace kolo::doubles {
 
-enum class Allocator { Cuda, Nccl };
+enum class Allocator { Cuda, Host, Nccl };
 
 struct Allocation {
   std::byte* begin;

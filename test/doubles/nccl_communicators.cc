@@ -32,6 +32,14 @@ void wait_until_idle(const ncclComm& communicator) {
   while (is_in_flight(communicator)) std::this_thread::sleep_for(std::chrono::microseconds(20));
 }
 
+/// Until as many are finalized as the settings ask for.
+void wait_for_finalized(const ncclComm& communicator) {
+  while (finalized_communicators() < settings().finalized_together &&
+         !communicator.is_aborted.load(std::memory_order_acquire)) {
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+  }
+}
+
 /// Its registrations end with it, as NCCL's do.
 void destroy(ncclComm& communicator) {
   communicator.destroyed.store(true, std::memory_order_relaxed);
@@ -126,9 +134,15 @@ ncclResult_t ncclCommFinalize(ncclComm_t communicator) {
   if (const ncclResult_t error = entered_nccl("ncclCommFinalize")) return error;
   const UseOfCommunicator use(communicator, "ncclCommFinalize");
   if (const ncclResult_t error = use.is_ready()) return error;
-  if (communicator->is_finalized) return refuse(ncclInvalidArgument, "it is finalized already");
+  if (is_in_flight(*communicator)) {
+    report_misuse("ncclCommFinalize while streams have operations of the communicator");
+  }
   communicator->is_finalized = true;
-  begin(communicator, [communicator] { wait_until_idle(*communicator); });
+  count_finalized();
+  begin(communicator, [communicator] {
+    wait_until_idle(*communicator);
+    wait_for_finalized(*communicator);
+  });
   return state_or_end(communicator);
 }
 
@@ -136,7 +150,10 @@ ncclResult_t ncclCommDestroy(ncclComm_t communicator) {
   if (const ncclResult_t error = entered_nccl("ncclCommDestroy")) return error;
   if (communicator == nullptr) return ncclSuccess;
   const UseOfCommunicator use(communicator, "ncclCommDestroy");
-  if (const ncclResult_t error = use.is_ready()) return error;
+  if (const ncclResult_t error = use.is_settled()) return error;
+  if (!communicator->is_finalized && !communicator->is_blocking) {
+    report_misuse("ncclCommDestroy, which would wait, of a communicator that is not finalized");
+  }
   wait_until_idle(*communicator);
   destroy(*communicator);
   return ncclSuccess;

@@ -25,6 +25,11 @@ ncclResult_t launched(ncclComm_t communicator, ncclResult_t result) {
   return result == ncclInProgress ? wait_for(communicator) : result;
 }
 
+void end(ncclComm_t communicator) {
+  EXPECT_EQ(launched(communicator, ncclCommFinalize(communicator)), ncclSuccess);
+  EXPECT_EQ(ncclCommDestroy(communicator), ncclSuccess);
+}
+
 template <typename Element>
 constexpr ncclDataType_t kDtype = ncclNumTypes;
 template <>
@@ -91,7 +96,7 @@ void all_reduce_of_ranks(int ranks) {
         }
       }
     }
-    EXPECT_EQ(ncclCommDestroy(communicator), ncclSuccess);
+    end(communicator);
   });
 }
 
@@ -233,8 +238,7 @@ void ragged_all_gather(bool by_broadcasts) {
     ASSERT_EQ(launched(communicator, ncclGroupEnd()), ncclSuccess);
     ASSERT_EQ(cudaStreamSynchronize(stream), cudaSuccess);
     EXPECT_THAT(all, ElementsAreArray({0, 1, 1, 2, 2, 2, 3, 3, 3, 3}));
-    EXPECT_EQ(launched(communicator, ncclCommFinalize(communicator)), ncclSuccess);
-    EXPECT_EQ(ncclCommDestroy(communicator), ncclSuccess);
+    end(communicator);
   });
   expect_no_misuses();
 }
@@ -386,6 +390,35 @@ TEST_F(Nccl, MisusesAreReported) {
   EXPECT_EQ(ncclCommDestroy(communicator), ncclSuccess);
   EXPECT_EQ(reduce_into(values.data()), ncclInvalidArgument);
   EXPECT_THAT(misuses(), Contains(HasSubstr("a communicator that was destroyed")));
+}
+
+TEST_F(Nccl, EndingInAnotherOrderIsReported) {
+  const ncclComm_t unfinalized = join(0, 1, new_id());
+  EXPECT_EQ(ncclCommDestroy(unfinalized), ncclSuccess);
+  EXPECT_THAT(misuses(), Contains(HasSubstr("a communicator that is not finalized")));
+
+  const ncclComm_t communicator = join(0, 1, new_id());
+  EXPECT_EQ(launched(communicator, ncclCommFinalize(communicator)), ncclSuccess);
+  const std::span<float> values = device_memory<float>(4);
+  EXPECT_EQ(ncclAllReduce(values.data(), values.data(), 4, ncclFloat32, ncclSum, communicator,
+                          new_stream()),
+            ncclInvalidArgument);
+  EXPECT_EQ(ncclCommFinalize(communicator), ncclInvalidArgument);
+  EXPECT_THAT(misuses(), Contains(HasSubstr("ncclCommFinalize with a communicator that was fin")));
+  EXPECT_EQ(ncclCommDestroy(communicator), ncclSuccess);
+}
+
+TEST_F(Nccl, FinalizingWithOperationsInFlightIsReported) {
+  hang(0, 0);
+  const ncclComm_t communicator = join(0, 1, new_id());
+  const std::span<float> values = device_memory<float>(4);
+  const cudaStream_t stream = new_stream();
+  const ncclResult_t result =
+      ncclAllReduce(values.data(), values.data(), 4, ncclFloat32, ncclSum, communicator, stream);
+  EXPECT_EQ(launched(communicator, result), ncclSuccess);
+  EXPECT_EQ(ncclCommFinalize(communicator), ncclInProgress);
+  EXPECT_THAT(misuses(), Contains(HasSubstr("while streams have operations")));
+  EXPECT_EQ(ncclCommAbort(communicator), ncclSuccess);
 }
 
 TEST_F(Nccl, ACallBeforeTheLastOneIsCompleteIsRefused) {

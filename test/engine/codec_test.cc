@@ -104,7 +104,10 @@ void fill(PlanEnd& m) { m = {*rc::gen::arbitrary<std::int32_t>(), any_progress()
 void fill(AllLeft& m) { m = {any_channel()}; }
 void fill(Failure& m) { m = {any_text()}; }
 void fill(StallNotice& m) { m = {any_channel()}; }
-void fill(Hello& m) { m = {any_text(), any_int64(), *rc::gen::arbitrary<bool>()}; }
+void fill(Hello& m) {
+  const auto any_bool = [] { return *rc::gen::arbitrary<bool>(); };
+  m = {any_text(), any_int64(), any_bool(), any_bool()};
+}
 void fill(Welcome& m) { m = {any_text(), any_int64(), any_int64()}; }
 void fill(TraceLines& m) { m = {any_text()}; }
 

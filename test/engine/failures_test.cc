@@ -358,6 +358,17 @@ TEST_P(FailuresTest, SettingsDiffer) {
                                                           HasSubstr("rank 2 has 4096"))));
 }
 
+TEST_P(FailuresTest, PlanesOfGpusDiffer) {
+  Job job(3, GetParam());
+  job.change_config = [](int rank, Config config) {
+    config.gpu_over_mpi = rank == 1;
+    return config;
+  };
+  EXPECT_THAT(errors_of_start(job),
+              ::testing::Each(AllOf(HasSubstr("KOLO_GPU_BETWEEN_HOSTS differs"),
+                                    HasSubstr("rank 0 has nccl"), HasSubstr("rank 1 has mpi"))));
+}
+
 TEST_P(FailuresTest, TimelineOnSomeRanksOnly) {
   Job job(3, GetParam());
   job.change_config = [](int rank, Config config) {

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <functional>
@@ -236,6 +237,36 @@ TEST_P(GpuRanksTest, PacksAPlansGroup) {
       EXPECT_EQ(result, expected) << "step " << step;
     }
   });
+}
+
+// ---- plans that end ----
+
+// As an optimizer in each epoch has one.
+TEST_P(GpuRanksTest, ACommunicatorGoesWithItsPlan) {
+  std::atomic<bool> gone = false;
+  run(2, [&gone](Context& context, int rank, std::barrier<>& meeting) {
+    UserStream stream(rank);
+    Tensor steady(context, stream, "steady", 1);
+    ASSERT_TRUE(steady.work->wait().ok());
+    for (PlanId plan = 1; plan <= 5; ++plan) {
+      const Tensor tensor(context, stream, "t", 2, plan);
+      ASSERT_TRUE(tensor.work->wait().ok());
+      stream.wait_for(*tensor.work->outcome().finished);
+      stream.finish();
+      EXPECT_EQ(reinterpret_cast<const float*>(tensor.memory.get())[99], 4);
+      context.end_plan(kWorldChannel, plan);
+    }
+    while (!gone) {
+      Tensor next(context, stream, "next", 1);
+      ASSERT_TRUE(next.work->wait().ok());
+      stream.wait_for(*next.work->outcome().finished);
+      stream.finish();
+      meeting.arrive_and_wait();
+      if (rank == 0) gone = doubles::calls("ncclCommDestroy") == 10;
+      meeting.arrive_and_wait();
+    }
+  });
+  EXPECT_EQ(doubles::calls("ncclCommDestroy"), 12);
 }
 
 // ---- leaving ----

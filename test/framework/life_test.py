@@ -78,6 +78,7 @@ class Settings(LifeTest):
         for name, value, accepted in [("KOLO_FUSION_THRESHOLD", "many", "64MiB"),
                                       ("KOLO_FUSION_THRESHOLD", "-1", "64MiB"),
                                       ("KOLO_LOG_LEVEL", "loud", "warning"),
+                                      ("KOLO_GPU_BETWEEN_HOSTS", "tcp", "nccl or mpi"),
                                       ("KOLO_STALL_WARNING_SECONDS", "soon", "0.5"),
                                       ("KOLO_STALL_ABORT_SECONDS", "", "0.5")]:
             with self.subTest(name=name, value=value):
