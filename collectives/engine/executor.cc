@@ -4,15 +4,11 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <iterator>
 #include <limits>
-#include <new>
 #include <optional>
 #include <utility>
-
-#include "engine/rows.h"
 
 namespace kolo::core {
 namespace {
@@ -26,47 +22,8 @@ constexpr std::size_t kMostBuffersInFlight = 4;
 
 }  // namespace
 
-struct Executor::Group {
-  std::uint64_t sequence = 0;
-  FusionGroup plan;
-  /// In the order of the plan's slices.
-  std::vector<AgreedSubmission> tensors;
-  FusionBuffer buffer;
-  std::shared_ptr<void> made;
-  std::shared_ptr<void> scratch;
-  std::unique_ptr<Operation> operation;
-  GroupTimes times;
-  /// Its submissions are done, although a GPU may still be at it.
-  bool delivered = false;
-
-  bool on_gpu() const { return request().device == DeviceType::Cuda; }
-  const Request& request() const { return tensors.front().submission.request; }
-  /// Whether somebody wants to know when all members have come, and it is not known yet.
-  bool awaits_meeting() const {
-    return times.met == Clock::time_point() &&
-           std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
-             return tensor.submission.times != nullptr;
-           });
-  }
-  /// `looked`: when the operation last looked who has come.
-  void note_meeting(Clock::time_point looked) {
-    if (operation->missing().empty()) times.met = looked;
-  }
-  std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
-
-  void fail(const std::string& error) const {
-    if (delivered) return;
-    for (const AgreedSubmission& tensor : tensors) {
-      tensor.submission.work->complete(
-          Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
-    }
-  }
-};
-
 struct Executor::Channel {
-  ChannelId id = kWorldChannel;
-  std::vector<int> ranks;
-  int member = 0;
+  Members members;
   std::uint64_t next_sequence = 0;
   std::deque<Group> queued;
   std::vector<Group> in_flight;
@@ -94,7 +51,7 @@ Executor::~Executor() {
 }
 
 void Executor::add_channel(ChannelId channel, std::vector<int> ranks, int member) {
-  channels_[channel] = {.id = channel, .ranks = std::move(ranks), .member = member};
+  channels_[channel] = {.members = {channel, std::move(ranks), member}};
 }
 
 void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
@@ -111,7 +68,7 @@ Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, in
   if (found == channels_.end() || !idle()) return Now::Unable;
   Channel& channel = found->second;
   if (channel.next_sequence >= channel.end) return Now::Unable;
-  Collective collective = describe(channel, submission);
+  Collective collective = describe(submission, channel.members);
   collective.sequence = channel.next_sequence++;
   failed_ = {id, collective.sequence};
   StartedOperation operation = plane_.start(collective);
@@ -127,7 +84,7 @@ Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, in
     if (trace_ != nullptr) {
       Group group = alone(collective.sequence, submission);
       group.times.reduced = group.times.unpacked = Clock::now();
-      record(group);
+      group.record(*trace_);
     }
     return Now::Done;
   }
@@ -139,7 +96,7 @@ Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, in
 }
 
 /// The group of a submission that has been started by itself, in place.
-Executor::Group Executor::alone(std::uint64_t sequence, const Submission& submission) const {
+Group Executor::alone(std::uint64_t sequence, const Submission& submission) const {
   Group group{.sequence = sequence};
   const Request* const request = &submission.request;
   group.plan = std::move(plan_fusion({&request, 1}, fusion_threshold_).front());
@@ -195,7 +152,7 @@ Result<bool> Executor::progress(Channel& channel) {
     const Clock::time_point looked = awaits_meeting ? Clock::now() : Clock::time_point();
     const Result<Operation::Progress> progress = group.operation->progress();
     if (!progress.ok()) {
-      failed_ = {channel.id, group.sequence};
+      failed_ = {channel.members.channel, group.sequence};
       return progress.status();
     }
     moved |= progress.value() != Operation::Progress::Waiting;
@@ -203,7 +160,7 @@ Result<bool> Executor::progress(Channel& channel) {
     if (std::shared_ptr<DeviceEvent> finished = group.operation->issued();
         finished != nullptr && !group.delivered) {
       group.times.unpacked = Clock::now();
-      deliver(group, std::move(finished));
+      group.deliver(std::move(finished));
     }
     if (progress.value() != Operation::Progress::Done) {
       ++i;
@@ -225,13 +182,12 @@ Status Executor::start(Channel& channel, Group waiting) {
   if (group.plan.fused()) {
     group.buffer = buffers(group.request().device).take(group.plan.bytes);
   }
-  if (!group.on_gpu()) pack(group);
+  if (!group.on_gpu()) group.pack();
   group.times.packed = Clock::now();
-  Collective collective = describe(channel, group);
-  collective.sequence = group.sequence;
-  Result<std::unique_ptr<Operation>> operation = plane_.start(collective);
+  StartedOperation operation =
+      plane_.start(group.describe(channel.members, plane_, /*timed=*/trace_ != nullptr));
   if (!operation.ok()) {
-    failed_ = {channel.id, group.sequence};
+    failed_ = {channel.members.channel, group.sequence};
     return operation.status();
   }
   group.operation = std::move(operation).value();
@@ -249,132 +205,10 @@ FusionBufferPool& Executor::buffers(DeviceType device) {
   std::abort();
 }
 
-void Executor::pack(Group& group) {
-  if (!group.plan.fused()) {
-    const Submission& submission = group.tensors.front().submission;
-    const bool reduces = submission.request.kind == CollectiveKind::Allreduce;
-    const std::size_t bytes = group.plan.slices.front().bytes;
-    if (reduces && submission.input != submission.output && bytes > 0) {
-      std::memcpy(submission.output, submission.input, bytes);
-    }
-    return;
-  }
-  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
-    const FusionGroup::Slice& slice = group.plan.slices[i];
-    const bool last = i + 1 == group.tensors.size();
-    const std::size_t end = last ? group.plan.bytes : group.plan.slices[i + 1].offset;
-    std::byte* target = group.buffer.memory.get() + slice.offset;
-    if (slice.bytes > 0) std::memcpy(target, group.tensors[i].submission.input, slice.bytes);
-    // The gap up to the next slice is reduced as well: it must hold numbers.
-    std::memset(target + slice.bytes, 0, end - slice.offset - slice.bytes);
-  }
-}
-
-Collective Executor::describe(const Channel& channel, const Submission& submission) {
-  const Request& request = submission.request;
-  return {.kind = request.kind,
-          .dtype = request.dtype,
-          .ranks = channel.ranks,
-          .member = channel.member,
-          .channel = channel.id,
-          .declined = submission.declines,
-          .device = request.device,
-          .op = request.op,
-          .prescale = request.prescale,
-          .postscale = request.postscale,
-          .output = submission.output,
-          .count = element_count(request.shape)};
-}
-
-Collective Executor::describe(const Channel& channel, Group& group) {
-  const Submission& submission = group.tensors.front().submission;
-  const Request& request = submission.request;
-  Collective collective = describe(channel, submission);
-  if (group.plan.fused()) {
-    collective.output = group.buffer.memory.get();
-    collective.count = static_cast<std::int64_t>(group.plan.bytes / size_of(request.dtype));
-  }
-  switch (request.kind) {
-    case CollectiveKind::Broadcast: {
-      const auto root = std::ranges::find(channel.ranks, request.root_rank);
-      collective.root_member = static_cast<int>(root - channel.ranks.begin());
-      break;
-    }
-    case CollectiveKind::Allgather:
-    case CollectiveKind::Reducescatter:
-    case CollectiveKind::Alltoall:
-      make_output(group, collective);
-      break;
-    case CollectiveKind::Allreduce:
-    case CollectiveKind::Barrier:
-    case CollectiveKind::AddProcessSet:
-      break;
-  }
-  if (group.on_gpu()) describe_for_gpu(group, collective);
-  return collective;
-}
-
-/// Of the kinds that cut tensors into rows.
-void Executor::make_output(Group& group, Collective& collective) {
-  const Request& request = group.request();
-  std::vector<std::int64_t>& rows = group.tensors.front().response.first_dimensions;
-  if (request.kind == CollectiveKind::Reducescatter) {
-    rows = slices_of(request, collective.ranks.size());
-  }
-  describe_rows(request, rows, collective);
-  if (request.kind == CollectiveKind::Reducescatter) {
-    rows = {rows[static_cast<std::size_t>(collective.member)]};
-    const bool scaled_first = group.on_gpu() && request.prescale != 1.0;
-    if (scaled_first) group.scratch = allocate(group, collective.count);
-  }
-  group.made = allocate(group, output_count(collective));
-  collective.input = group.tensors.front().submission.input;
-  collective.scratch = group.scratch.get();
-  collective.output = group.made.get();
-}
-
-/// The host's ordinary memory, as it stays with the user, and peers have nothing to do with it.
-std::shared_ptr<void> Executor::allocate(const Group& group, std::int64_t elements) {
-  const Request& request = group.request();
-  const std::size_t bytes = static_cast<std::size_t>(elements) * size_of(request.dtype);
-  std::shared_ptr<void> memory =
-      group.on_gpu() ? plane_.allocate(request.device, bytes) : allocate_memory(bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-
-/// What a GPU does besides the operation itself, and after what.
-void Executor::describe_for_gpu(const Group& group, Collective& collective) const {
-  collective.timed = trace_ != nullptr;
-  collective.input = group.tensors.front().submission.input;
-  if (group.plan.fused()) collective.input = collective.output;
-  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
-    const Submission& submission = group.tensors[i].submission;
-    if (submission.ready != nullptr) collective.ready.push_back(submission.ready);
-    if (!group.plan.fused()) {
-      collective.pack = submission.pack;
-      continue;
-    }
-    std::byte* const place = group.buffer.memory.get() + group.plan.slices[i].offset;
-    const std::int64_t count = element_count(submission.request.shape);
-    collective.pack.push_back({submission.input, place, count});
-    collective.unpack.push_back({place, submission.output, count});
-  }
-}
-
-void Executor::unpack(Group& group) {
-  for (std::size_t i = 0; i < group.tensors.size(); ++i) {
-    const FusionGroup::Slice& slice = group.plan.slices[i];
-    if (slice.bytes == 0) continue;
-    std::memcpy(group.tensors[i].submission.output, group.buffer.memory.get() + slice.offset,
-                slice.bytes);
-  }
-}
-
 void Executor::finish(const Channel& channel, Group& group) {
   if (group.operation->declined()) {
     // Of a plan that all leave now, and whose operations are not fused.
-    close(channel.id);
+    close(channel.members.channel);
     declined_.push_back(std::move(group.tensors.front().submission));
     return;
   }
@@ -382,39 +216,16 @@ void Executor::finish(const Channel& channel, Group& group) {
   const std::optional<DeviceTimes> device_times = group.operation->device_times();
   group.operation.reset();
   if (group.plan.fused()) {
-    if (!group.on_gpu()) unpack(group);
+    if (!group.on_gpu()) group.unpack();
     buffers(group.request().device).give_back(std::move(group.buffer));
   }
   group.times.unpacked = Clock::now();
   if (device_times) group.times.follow(*device_times);
-  if (trace_ != nullptr) record(group);
-  if (!group.delivered) deliver(group, /*finished=*/nullptr);
+  if (trace_ != nullptr) group.record(*trace_);
+  group.deliver(/*finished=*/nullptr);
 }
 
-void Executor::deliver(Group& group, std::shared_ptr<DeviceEvent> finished) {
-  group.delivered = true;
-  for (AgreedSubmission& tensor : group.tensors) {
-    if (tensor.submission.times != nullptr) {
-      *tensor.submission.times = {.met = group.times.met, .done = group.times.unpacked};
-    }
-    tensor.submission.work->complete(
-        {}, {.made = group.made,
-             .first_dimensions = std::move(tensor.response.first_dimensions),
-             .finished = finished});
-  }
-}
-
-void Executor::record(const Group& group) const {
-  std::vector<const Submission*> submissions;
-  for (const AgreedSubmission& tensor : group.tensors) submissions.push_back(&tensor.submission);
-  std::size_t bytes = 0;
-  for (const FusionGroup::Slice& slice : group.plan.slices) bytes += slice.bytes;
-  trace_->ran(submissions, bytes, group.times);
-}
-
-bool Executor::idle() const {
-  return std::ranges::all_of(busy_, &Channel::idle);
-}
+bool Executor::idle() const { return std::ranges::all_of(busy_, &Channel::idle); }
 
 void Executor::fail(const std::string& error) {
   for (auto& [id, channel] : channels_) {
@@ -503,10 +314,10 @@ std::vector<Executor::Stall> Executor::stalled(Clock::time_point now,
     if (now - group.times.started < age) continue;
     Stall stall{.operation = label(group.request()), .age = now - group.times.started};
     const std::vector<int> missing = group.operation->missing();
-    for (int member = 0; member < std::ssize(channel.ranks); ++member) {
+    for (int member = 0; member < std::ssize(channel.members.ranks); ++member) {
       const bool absent = std::ranges::find(missing, member) != missing.end();
       (absent ? stall.missing : stall.present)
-          .push_back(channel.ranks[static_cast<std::size_t>(member)]);
+          .push_back(channel.members.ranks[static_cast<std::size_t>(member)]);
     }
     if (!stall.missing.empty()) stalls.push_back(std::move(stall));
   }

@@ -16,16 +16,10 @@
 #include "data/data_plane.h"
 #include "engine/engine_trace.h"
 #include "engine/fusion_buffer.h"
-#include "engine/fusion_planner.h"
+#include "engine/group.h"
 #include "engine/work.h"
 
 namespace kolo::core {
-
-/// A submission that all ranks have agreed to run.
-struct AgreedSubmission {
-  Submission submission;
-  Response response;
-};
 
 /// The host packs and unpacks its own memory. A GPU does so in its own time, as a part of the
 /// operation, whose submissions are done for their users as soon as all of that is in the GPU's
@@ -91,7 +85,6 @@ class Executor {
   void fail(const std::string& error);
 
  private:
-  struct Group;
   struct Channel;
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
@@ -99,19 +92,10 @@ class Executor {
   void mark_busy(Channel& channel);
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
-  void pack(Group& group);
-  void unpack(Group& group);
-  void deliver(Group& group, std::shared_ptr<DeviceEvent> finished);
   void finish(const Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
   void drop_closed();
-  Collective describe(const Channel& channel, Group& group);
-  static Collective describe(const Channel& channel, const Submission& submission);
-  void make_output(Group& group, Collective& collective);
-  std::shared_ptr<void> allocate(const Group& group, std::int64_t elements);
-  void describe_for_gpu(const Group& group, Collective& collective) const;
-  void record(const Group& group) const;
   FusionBufferPool& buffers(DeviceType device);
 
   DataPlane& plane_;
