@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <new>
-#include <numeric>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -34,12 +33,6 @@ constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
 
-std::vector<int> all_ranks(int size) {
-  std::vector<int> ranks(static_cast<std::size_t>(size));
-  std::iota(ranks.begin(), ranks.end(), 0);
-  return ranks;
-}
-
 /// What `work` gives, or an error when there is not enough memory for it.
 template <typename Work>
 auto within_memory(int rank, Work&& work) -> decltype(work()) {
@@ -67,8 +60,9 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
                 static_cast<std::size_t>(config.fusion_threshold.value_or(kDefaultFusionThreshold)),
                 trace_.get()),
       plans_(executor_),
+      sets_(planes.control.topology(), planes.data, executor_, plans_, trace_.get(),
+            [this](int destination, const Message& message) { return send(destination, message); }),
       stalls_(config, rank_, logger) {
-  add_channel(kWorldChannel, all_ranks(control_.topology().size));
   baton_->serve(*this);
   thread_ = std::thread([this] { run_thread(); });
 }
@@ -92,7 +86,8 @@ void Coordinator::submit(Submission submission) {
 Executor::Now Coordinator::run_now(Submission& submission) {
   if (!baton_->take_if_idle()) return Executor::Now::Unable;
   const DefaultArithmetic arithmetic;
-  const Result<Executor::Now> now = within_memory(rank_, [&] { return try_now(submission); });
+  const Result<Executor::Now> now =
+      within_memory(rank_, [&] { return sets_.run_now(submission, crowded_ ? 1 : kLooksAtOnce); });
   if (!now.ok()) {
     // It may be the consequence of a leave, which has been told before.
     const Result<bool> told = receive();
@@ -103,21 +98,6 @@ Executor::Now Coordinator::run_now(Submission& submission) {
   }
   baton_->give_back();
   return now.ok() ? now.value() : Executor::Now::Unable;
-}
-
-Result<Executor::Now> Coordinator::try_now(Submission& submission) {
-  const auto found = channels_.find(submission.channel);
-  if (!failure_.empty() || found == channels_.end()) return Executor::Now::Unable;
-  RecurringNames& names = found->second.recurring;
-  RecurringNames::Name* const name = names.find(submission.request.name);
-  if (name == nullptr || name->in_use() || name->request != submission.request) {
-    return Executor::Now::Unable;
-  }
-  Result<Executor::Now> now = executor_.run_now(plan_channel(submission.channel, name->plan),
-                                                submission, crowded_ ? 1 : kLooksAtOnce);
-  if (now.ok() && now.value() == Executor::Now::Declined) names.remove(submission.request.name);
-  if (now.ok() && now.value() == Executor::Now::Late) name->work = submission.work;
-  return now;
 }
 
 void Coordinator::end_plan(ChannelId plan) {
@@ -144,7 +124,7 @@ void Coordinator::run_thread() {
     baton_->take();
     run(/*awaited=*/nullptr);
     over = finished();
-    if (over) complete_pending("kolo::shutdown() was called before it was done");
+    if (over) sets_.end("kolo::shutdown() was called before it was done");
     baton_->give_back();
   }
 }
@@ -178,7 +158,7 @@ bool Coordinator::has_work() {
 bool Coordinator::finished() const {
   if (!leaving_) return false;
   if (!failure_.empty()) return true;
-  return executor_.idle() && std::ranges::all_of(channels_, [this](const auto& entry) {
+  return executor_.idle() && std::ranges::all_of(sets_.all(), [this](const auto& entry) {
            return all_left_.contains(entry.first);
          });
 }
@@ -189,8 +169,10 @@ Result<bool> Coordinator::advance() {
   if (!taken.ok()) return taken;
   const Result<bool> received = receive();
   if (!received.ok()) return received;
-  const Result<bool> answered = answer();
+  const Result<bool> answered = sets_.answer();
   if (!answered.ok()) return answered;
+  const Result<bool> released = release_members();
+  if (!released.ok()) return released;
   const Result<bool> progressed = executor_.progress();
   if (!progressed.ok()) {
     // It may be the consequence of another rank's failure, or of a leave, which has been told before.
@@ -198,20 +180,18 @@ Result<bool> Coordinator::advance() {
     if (!told.ok() || !executor_.failure_is_moot()) return progressed;
     return true;
   }
-  if (Status status = hand_in_again(executor_.take_declined()); !status.ok()) return status;
+  if (Status status = sets_.hand_in_again(executor_.take_declined(), now_); !status.ok()) {
+    return status;
+  }
   if (Status status = report_stalls(); !status.ok()) return status;
-  return taken.value() || received.value() || answered.value() || progressed.value();
+  return taken.value() || received.value() || answered.value() || released.value() ||
+         progressed.value();
 }
 
 /// Whether anything can come from other ranks that somebody waits for.
 bool Coordinator::expecting() const {
   if (!failure_.empty()) return control_.sending();
-  const bool waiting = std::ranges::any_of(channels_, [](const auto& entry) {
-    const Channel& channel = entry.second;
-    return !channel.pending.empty() ||
-           (channel.negotiator != nullptr && channel.negotiator->expects_members());
-  });
-  return waiting || leaving_ || control_.sending() || !executor_.idle();
+  return sets_.expecting() || leaving_ || control_.sending() || !executor_.idle();
 }
 
 void Coordinator::sleep(Clock::duration idle, bool gives_way) {
@@ -237,7 +217,7 @@ Result<bool> Coordinator::take_submissions() {
     leave = leave_called_ && !leaving_;
   }
   const bool any = !submissions.empty();
-  if (Status status = hand_in(std::move(submissions)); !status.ok()) return status;
+  if (Status status = sets_.hand_in(std::move(submissions), now_); !status.ok()) return status;
   for (const ChannelId plan : ended) {
     if (Status status = tell_end(plan); !status.ok()) return status;
   }
@@ -248,88 +228,12 @@ Result<bool> Coordinator::take_submissions() {
   return leave || any || !ended.empty();
 }
 
-Status Coordinator::hand_in(std::vector<Submission> submissions) {
-  std::map<ChannelId, RequestList> outbox;
-  for (Submission& submission : submissions) take(std::move(submission), outbox);
-  for (auto& [id, list] : outbox) {
-    Channel& channel = channels_.at(id);
-    if (channel.negotiator == nullptr) {
-      if (Status status = send(channel.leader(), std::move(list)); !status.ok()) return status;
-      continue;
-    }
-    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now_);
-  }
-  return {};
-}
-
-/// Their names do not recur any more.
-Status Coordinator::hand_in_again(std::vector<Submission> declined) {
-  // This rank's own part has been handed in already, in another form.
-  std::erase_if(declined, [](const Submission& submission) { return submission.declines; });
-  for (Submission& submission : declined) {
-    channels_.at(submission.channel).recurring.remove(submission.request.name);
-    submission.plan = 0;
-  }
-  if (!leaving_) return hand_in(std::move(declined));
-  for (const Submission& submission : declined) {
-    submission.work->complete(Status::error(fmt::format(
-        "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));
-  }
-  return {};
-}
-
 /// After what was submitted of the plan. A failure has ended it already.
 Status Coordinator::tell_end(ChannelId plan) {
   if (!failure_.empty()) return {};
   const PlanEnd plan_end{rank_, plans_.progress(plan)};
-  const int leader = channels_.at(process_set_of(plan)).leader();
+  const int leader = sets_.all().at(process_set_of(plan)).leader();
   return leader == rank_ ? handle(rank_, plan_end) : send(leader, plan_end);
-}
-
-/// Checks what can be checked here, and puts the request into the outbox.
-void Coordinator::take(Submission submission, std::map<ChannelId, RequestList>& outbox) {
-  const auto refuse = [&submission](const std::string& reason) {
-    submission.work->complete(
-        Status::error(fmt::format("{}: {}", label(submission.request), reason)));
-  };
-  if (!failure_.empty()) return refuse(failure_);
-  const auto found = channels_.find(submission.channel);
-  if (found == channels_.end()) {
-    return refuse(fmt::format("rank {} is not a member of process set {}", rank_,
-                              submission.channel));
-  }
-  Channel& channel = found->second;
-  if (submission.plan != 0) return plans_.start(std::move(submission), channel, rank_);
-  Request& request = submission.request;
-  RecurringNames::Name* const recurring = channel.recurring.find(request.name);
-  if (channel.pending.contains(request.name) || (recurring != nullptr && recurring->in_use())) {
-    return refuse(fmt::format(
-        "submitted twice on rank {}: the name is in use until the first operation is done", rank_));
-  }
-  if (recurring != nullptr) {
-    if (request == recurring->request) {
-      submission.plan = recurring->plan;
-      recurring->work = submission.work;
-      return plans_.start(std::move(submission), channel, rank_);
-    }
-    plans_.start({.channel = submission.channel,
-                  .plan = recurring->plan,
-                  .request = recurring->request,
-                  .declines = true},
-                 channel, rank_);
-    channel.recurring.remove(request.name);
-  }
-  if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
-  if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
-    request.refusal = "a process set is made by all ranks, not within another set";
-  }
-  RequestList& list = outbox[submission.channel];
-  list.channel = submission.channel;
-  list.requests.push_back(request);
-  list.requests.back().awaited = submission.awaited;
-  if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
-  if (channel.pending.empty()) channel.quiet_since = now_;
-  channel.pending.emplace(request.name, std::move(submission));
 }
 
 /// What comes after Leave is lost: rank 0 may be gone.
@@ -344,7 +248,7 @@ Status Coordinator::relay_trace() {
 Status Coordinator::begin_leaving() {
   leaving_ = true;
   std::set<int> leaders;
-  for (const auto& [id, channel] : channels_) leaders.insert(channel.leader());
+  for (const auto& [id, set] : sets_.all()) leaders.insert(set.leader());
   leaders.erase(rank_);
   // Who leaves because of a failure must not look like the cause of it.
   const Leave leave{plans_.progress()};
@@ -375,39 +279,19 @@ Result<bool> Coordinator::receive() {
 }
 
 Status Coordinator::handle(int source, const RequestList& list) {
-  const auto found = channels_.find(list.channel);
-  if (found == channels_.end()) {
-    early_requests_[list.channel].emplace_back(source, list);
-    return {};
-  }
-  if (found->second.negotiator == nullptr) {
-    return Status::error(
-        fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
-                    source, rank_, list.channel));
-  }
-  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now_);
-  return {};
+  return sets_.handle(source, list, now_);
 }
 
 Status Coordinator::handle(int source, const ResponseList& list) {
-  const auto found = channels_.find(list.channel);
-  if (found == channels_.end() || found->second.leader() != source) {
-    return Status::error(fmt::format("rank {} answers for process set {}, which it does not lead",
-                                     source, list.channel));
-  }
-  return execute(list.channel, found->second, list.responses);
+  return sets_.handle(source, list);
 }
 
 Status Coordinator::handle(int source, const Leave& leave) {
-  left_.insert(source);
-  for (auto& [id, channel] : channels_) {
-    const bool member = std::ranges::binary_search(channel.ranks, source);
-    if (channel.negotiator == nullptr || !member) continue;
-    channel.negotiator->leave(source);
+  for (const ChannelId id : sets_.leave(source)) {
     const MemberLeft member_left{id, source, leave.plans};
     // Also to those that have left: they may have operations in flight that this one will not
     // start.
-    for (const int rank : channel.ranks) {
+    for (const int rank : sets_.all().at(id).ranks) {
       if (rank == rank_ || rank == source) continue;
       if (Status status = send(rank, member_left); !status.ok()) return status;
     }
@@ -422,7 +306,7 @@ Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
 }
 
 Status Coordinator::handle(int /*source*/, const PlanEnd& plan_end) {
-  const Channel& set = channels_.at(process_set_of(plan_end.plan.channel));
+  const Channel& set = sets_.all().at(process_set_of(plan_end.plan.channel));
   for (const int rank : set.ranks) {
     if (set.negotiator == nullptr || rank == rank_) continue;
     if (Status status = send(rank, plan_end); !status.ok()) return status;
@@ -442,8 +326,8 @@ Status Coordinator::handle(int source, const Failure& failure) {
 }
 
 Status Coordinator::handle(int /*source*/, const StallNotice& notice) {
-  const auto found = channels_.find(notice.channel);
-  if (found != channels_.end()) found->second.quiet_since = now_;
+  const auto found = sets_.all().find(notice.channel);
+  if (found != sets_.all().end()) found->second.quiet_since = now_;
   return {};
 }
 
@@ -460,112 +344,27 @@ Status Coordinator::handle(int /*source*/, const TraceLines& trace) {
   return {};
 }
 
-// ---- agreement ----
+// ---- telling others, and failing ----
 
-/// Sends what this rank, as a leader, has to answer.
-Result<bool> Coordinator::answer() {
-  bool answered = false;
-  // An answer may add a channel, which leaves the others where they are.
-  for (auto& [id, channel] : channels_) {
-    if (channel.negotiator == nullptr) continue;
-    std::vector<std::vector<Response>> replies;
-    if (channel.negotiator->has_replies()) replies = channel.negotiator->take_replies();
-    for (std::size_t member = 0; member < replies.size(); ++member) {
-      if (replies[member].empty()) continue;
-      answered = true;
-      const int destination = channel.ranks[member];
-      Status status = destination == rank_
-                          ? execute(id, channel, replies[member])
-                          : send(destination, ResponseList{id, std::move(replies[member])});
-      if (!status.ok()) return status;
-    }
-    // After the last replies.
-    if (!all_left_.contains(id) && std::ranges::includes(left_, channel.ranks)) {
-      answered = true;
-      if (Status status = release_members(id, channel); !status.ok()) return status;
+/// Of the sets that this rank leads, and has itself left: after the last answers.
+Result<bool> Coordinator::release_members() {
+  if (!leaving_) return false;
+  bool released = false;
+  for (const auto& [id, set] : sets_.all()) {
+    if (set.leader() != rank_ || all_left_.contains(id)) continue;
+    if (!std::ranges::includes(sets_.left(), set.ranks)) continue;
+    released = true;
+    all_left_.insert(id);
+    for (const int rank : set.ranks) {
+      if (rank == rank_) continue;
+      if (Status status = send(rank, AllLeft{id}); !status.ok()) return status;
     }
   }
-  return answered;
+  return released;
 }
-
-Status Coordinator::release_members(ChannelId id, const Channel& channel) {
-  all_left_.insert(id);
-  for (const int rank : channel.ranks) {
-    if (rank == rank_) continue;
-    if (Status status = send(rank, AllLeft{id}); !status.ok()) return status;
-  }
-  return {};
-}
-
-/// Ends the operations that failed, and hands the others to the executor as one batch.
-Status Coordinator::execute(ChannelId id, Channel& channel,
-                            const std::vector<Response>& responses) {
-  std::vector<AgreedSubmission> batch;
-  for (const Response& response : responses) {
-    const auto found = channel.pending.find(response.name);
-    if (found == channel.pending.end()) {
-      return Status::error(
-          fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
-    }
-    Submission submission = std::move(found->second);
-    channel.pending.erase(found);
-    if (!response.error.empty()) {
-      submission.work->complete(Status::error(response.error));
-      continue;
-    }
-    if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
-    if (response.plan != 0) channel.recurring.add(submission.request, response.plan);
-    switch (submission.request.kind) {
-      case CollectiveKind::Barrier:
-        submission.work->complete({});
-        break;
-      case CollectiveKind::AddProcessSet:
-        if (Status status = complete_process_set(submission, response); !status.ok()) return status;
-        break;
-      case CollectiveKind::Allreduce:
-      case CollectiveKind::Broadcast:
-      case CollectiveKind::Allgather:
-      case CollectiveKind::Reducescatter:
-      case CollectiveKind::Alltoall:
-        batch.push_back({std::move(submission), response});
-        break;
-    }
-  }
-  if (!batch.empty()) executor_.enqueue(id, std::move(batch));
-  return {};
-}
-
-Status Coordinator::complete_process_set(const Submission& submission, const Response& response) {
-  const std::vector<int> ranks(submission.request.shape.begin(), submission.request.shape.end());
-  const bool member = std::ranges::binary_search(ranks, rank_);
-  if (member) add_channel(response.new_channel, ranks);
-  submission.work->complete({}, {.new_channel = response.new_channel});
-  // The new leader may not have been told.
-  if (member && leaving_ && ranks.front() != rank_) return send(ranks.front(), Leave{});
-  return {};
-}
-
-void Coordinator::add_channel(ChannelId id, std::vector<int> ranks) {
-  Channel channel{.ranks = ranks};
-  if (channel.leader() == rank_) {
-    channel.negotiator = std::make_unique<Negotiator>(ranks, data_.carries_declines(ranks));
-    for (const auto& [source, list] : early_requests_[id]) {
-      for (const Request& request : list.requests) channel.negotiator->add(source, request, now_);
-    }
-    early_requests_.erase(id);
-    for (const int gone : left_) {
-      if (std::ranges::binary_search(ranks, gone)) channel.negotiator->leave(gone);
-    }
-  }
-  const int member = channel.member(rank_);
-  channels_.emplace(id, std::move(channel));
-  executor_.add_channel(id, std::move(ranks), member);
-}
-
-// ---- sending and failing ----
 
 Status Coordinator::report_stalls() {
-  const Result<StallMonitor::Notices> notices = stalls_.check(channels_, executor_, now_);
+  const Result<StallMonitor::Notices> notices = stalls_.check(sets_.all(), executor_, now_);
   if (!notices.ok()) return notices.status();
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;
@@ -587,18 +386,8 @@ void Coordinator::fail(const std::string& reason, bool tell_others) {
       if (rank != rank_) (void)send(rank, Failure{reason});
     }
   }
-  complete_pending(failure_);
+  sets_.end(failure_);
   executor_.fail(failure_);
-}
-
-void Coordinator::complete_pending(const std::string& error) {
-  for (auto& [id, channel] : channels_) {
-    for (const auto& [name, submission] : channel.pending) {
-      submission.work->complete(
-          Status::error(fmt::format("{}: {}", label(submission.request), error)));
-    }
-    channel.pending.clear();
-  }
 }
 
 }  // namespace kolo::core

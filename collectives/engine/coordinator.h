@@ -3,10 +3,8 @@
 /// Turns submissions of all ranks into operations that all ranks run: on a thread of its own, or on one
 /// that waits (baton.h says who works when).
 ///
-/// In each process set the first rank is the leader. Members send it Requests; its Negotiator
-/// (negotiator.h has the states of one operation) answers with Responses; what all have agreed on
-/// goes to the Executor. Three parts that know nothing of each other: negotiation, planning, execution.
-/// Operations of a plan are agreed on from the start, and go to the Executor at once.
+/// How ranks agree on what they submit is in process_sets.h. Here are who works on it, and when; what
+/// else ranks say to each other; and a rank's life.
 ///
 /// Nobody listens without need. In a rank that has submitted nothing nobody hears the doorbell: no
 /// operation of its sets can complete without it, so what others have sent can wait until it submits,
@@ -27,17 +25,13 @@
 /// has submitted, which it still runs; by MemberLeft the leader passes that on, and the members end the
 /// plans there. A plan can end before (plans.h): each member tells the leader, which tells all members, and
 /// nothing is left of it when all have. Messages between two ranks arrive in order, so a
-/// rank knows of everything agreed on in a set before it hears AllLeft for that set. Messages from
-/// different ranks may overtake each other: a leader may get requests for a set of which rank 0 has not
-/// told it yet, and keeps them.
+/// rank knows of everything agreed on in a set before it hears AllLeft for that set.
 
-#include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "base/config.h"
@@ -46,10 +40,10 @@
 #include "control/control_plane.h"
 #include "data/data_plane.h"
 #include "engine/baton.h"
-#include "engine/channel.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
 #include "engine/plans.h"
+#include "engine/process_sets.h"
 #include "engine/stall_monitor.h"
 #include "engine/trace_relay.h"
 #include "engine/work.h"
@@ -102,12 +96,8 @@ class Coordinator final : private Baton::Holder {
   bool finished() const;
   Result<bool> advance();
 
-  Result<Executor::Now> try_now(Submission& submission);
   Result<bool> take_submissions();
-  Status hand_in(std::vector<Submission> submissions);
-  Status hand_in_again(std::vector<Submission> declined);
   Status tell_end(ChannelId plan);
-  void take(Submission submission, std::map<ChannelId, RequestList>& outbox);
   Status begin_leaving();
   Status relay_trace();
 
@@ -124,16 +114,10 @@ class Coordinator final : private Baton::Holder {
   Status handle(int source, const MemberLeft& member_left);
   Status handle(int source, const PlanEnd& plan_end);
 
-  Result<bool> answer();
-  Status release_members(ChannelId id, const Channel& channel);
-  Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
-  Status complete_process_set(const Submission& submission, const Response& response);
-  void add_channel(ChannelId id, std::vector<int> ranks);
-
+  Result<bool> release_members();
   Status report_stalls();
   Status send(int destination, const Message& message);
   void fail(const std::string& reason, bool tell_others);
-  void complete_pending(const std::string& error);
   bool expecting() const;
   void sleep(Clock::duration idle, bool gives_way);
 
@@ -149,6 +133,7 @@ class Coordinator final : private Baton::Holder {
   std::unique_ptr<EngineTrace> trace_;
   Executor executor_;
   Plans plans_;
+  ProcessSets sets_;
   StallMonitor stalls_;
 
   std::mutex mutex_;
@@ -157,16 +142,12 @@ class Coordinator final : private Baton::Holder {
   bool leave_called_ = false;          // guarded by mutex_
 
   // The rest belongs to who holds the baton.
-  std::map<ChannelId, Channel> channels_;
   /// When the look at hand began.
   Clock::time_point now_ = Clock::now();
   std::string failure_;
   bool leaving_ = false;
-  /// Ranks from which Leave has come, and sets for which AllLeft has.
-  std::set<int> left_;
+  /// Sets for which AllLeft has come, or was sent.
   std::set<ChannelId> all_left_;
-  /// For sets that this rank leads without knowing it yet, by rank.
-  std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
   std::once_flag join_once_;
   std::thread thread_;
 };

@@ -1,6 +1,6 @@
 #pragma once
 
-/// What ranks say to each other. The engine's coordinator.h has the protocol.
+/// What ranks say to each other. The engine's process_sets.h and coordinator.h have the protocol.
 
 #include <cstdint>
 #include <string>

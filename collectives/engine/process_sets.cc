@@ -1,0 +1,270 @@
+#include "engine/process_sets.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+
+#include "engine/validate.h"
+
+namespace kolo::core {
+namespace {
+
+std::vector<int> all_ranks(int size) {
+  std::vector<int> ranks(static_cast<std::size_t>(size));
+  std::iota(ranks.begin(), ranks.end(), 0);
+  return ranks;
+}
+
+}  // namespace
+
+ProcessSets::ProcessSets(const Topology& topology, const DataPlane& data, Executor& executor,
+                         Plans& plans, EngineTrace* trace, Send send)
+    : rank_(topology.rank),
+      data_(data),
+      executor_(executor),
+      plans_(plans),
+      trace_(trace),
+      send_(std::move(send)) {
+  add_channel(kWorldChannel, all_ranks(topology.size));
+}
+
+// ---- what this rank submits ----
+
+Result<Executor::Now> ProcessSets::run_now(Submission& submission, int looks) {
+  const auto found = channels_.find(submission.channel);
+  if (!end_.empty() || found == channels_.end()) return Executor::Now::Unable;
+  RecurringNames& names = found->second.recurring;
+  RecurringNames::Name* const name = names.find(submission.request.name);
+  if (name == nullptr || name->in_use() || name->request != submission.request) {
+    return Executor::Now::Unable;
+  }
+  Result<Executor::Now> now =
+      executor_.run_now(plan_channel(submission.channel, name->plan), submission, looks);
+  if (now.ok() && now.value() == Executor::Now::Declined) names.remove(submission.request.name);
+  if (now.ok() && now.value() == Executor::Now::Late) name->work = submission.work;
+  return now;
+}
+
+Status ProcessSets::hand_in(std::vector<Submission> submissions, Clock::time_point now) {
+  std::map<ChannelId, RequestList> outbox;
+  for (Submission& submission : submissions) take(std::move(submission), outbox, now);
+  for (auto& [id, list] : outbox) {
+    Channel& channel = channels_.at(id);
+    if (channel.negotiator == nullptr) {
+      if (Status status = send_(channel.leader(), std::move(list)); !status.ok()) return status;
+      continue;
+    }
+    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
+  }
+  return {};
+}
+
+/// Their names do not recur any more.
+Status ProcessSets::hand_in_again(std::vector<Submission> declined, Clock::time_point now) {
+  // This rank's own part has been handed in already, in another form.
+  std::erase_if(declined, [](const Submission& submission) { return submission.declines; });
+  for (Submission& submission : declined) {
+    channels_.at(submission.channel).recurring.remove(submission.request.name);
+    submission.plan = 0;
+  }
+  if (!left_.contains(rank_)) return hand_in(std::move(declined), now);
+  for (const Submission& submission : declined) {
+    submission.work->complete(Status::error(fmt::format(
+        "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));
+  }
+  return {};
+}
+
+/// Checks what can be checked here, and puts the request into the outbox.
+void ProcessSets::take(Submission submission, std::map<ChannelId, RequestList>& outbox,
+                       Clock::time_point now) {
+  const auto refuse = [&submission](const std::string& reason) {
+    submission.work->complete(
+        Status::error(fmt::format("{}: {}", label(submission.request), reason)));
+  };
+  if (!end_.empty()) return refuse(end_);
+  const auto found = channels_.find(submission.channel);
+  if (found == channels_.end()) {
+    return refuse(
+        fmt::format("rank {} is not a member of process set {}", rank_, submission.channel));
+  }
+  Channel& channel = found->second;
+  if (submission.plan != 0) return plans_.start(std::move(submission), channel, rank_);
+  Request& request = submission.request;
+  RecurringNames::Name* const recurring = channel.recurring.find(request.name);
+  if (channel.pending.contains(request.name) || (recurring != nullptr && recurring->in_use())) {
+    return refuse(fmt::format(
+        "submitted twice on rank {}: the name is in use until the first operation is done", rank_));
+  }
+  if (recurring != nullptr) {
+    if (request == recurring->request) {
+      submission.plan = recurring->plan;
+      recurring->work = submission.work;
+      return plans_.start(std::move(submission), channel, rank_);
+    }
+    plans_.start({.channel = submission.channel,
+                  .plan = recurring->plan,
+                  .request = recurring->request,
+                  .declines = true},
+                 channel, rank_);
+    channel.recurring.remove(request.name);
+  }
+  if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
+  if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
+    request.refusal = "a process set is made by all ranks, not within another set";
+  }
+  RequestList& list = outbox[submission.channel];
+  list.channel = submission.channel;
+  list.requests.push_back(request);
+  list.requests.back().awaited = submission.awaited;
+  if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
+  if (channel.pending.empty()) channel.quiet_since = now;
+  channel.pending.emplace(request.name, std::move(submission));
+}
+
+bool ProcessSets::expecting() const {
+  return std::ranges::any_of(channels_, [](const auto& entry) {
+    const Channel& channel = entry.second;
+    return !channel.pending.empty() ||
+           (channel.negotiator != nullptr && channel.negotiator->expects_members());
+  });
+}
+
+void ProcessSets::end(const std::string& error) {
+  end_ = error;
+  for (auto& [id, channel] : channels_) {
+    for (const auto& [name, submission] : channel.pending) {
+      submission.work->complete(
+          Status::error(fmt::format("{}: {}", label(submission.request), error)));
+    }
+    channel.pending.clear();
+  }
+}
+
+// ---- what the leaders answer ----
+
+Status ProcessSets::handle(int source, const RequestList& list, Clock::time_point now) {
+  const auto found = channels_.find(list.channel);
+  if (found == channels_.end()) {
+    early_requests_[list.channel].emplace_back(source, list);
+    return {};
+  }
+  if (found->second.negotiator == nullptr) {
+    return Status::error(
+        fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
+                    source, rank_, list.channel));
+  }
+  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now);
+  return {};
+}
+
+Status ProcessSets::handle(int source, const ResponseList& list) {
+  const auto found = channels_.find(list.channel);
+  if (found == channels_.end() || found->second.leader() != source) {
+    return Status::error(fmt::format("rank {} answers for process set {}, which it does not lead",
+                                     source, list.channel));
+  }
+  return execute(list.channel, found->second, list.responses);
+}
+
+Result<bool> ProcessSets::answer() {
+  bool answered = false;
+  // An answer may add a channel, which leaves the others where they are.
+  for (auto& [id, channel] : channels_) {
+    if (channel.negotiator == nullptr || !channel.negotiator->has_replies()) continue;
+    std::vector<std::vector<Response>> replies = channel.negotiator->take_replies();
+    for (std::size_t member = 0; member < replies.size(); ++member) {
+      if (replies[member].empty()) continue;
+      answered = true;
+      const int destination = channel.ranks[member];
+      Status status = destination == rank_
+                          ? execute(id, channel, replies[member])
+                          : send_(destination, ResponseList{id, std::move(replies[member])});
+      if (!status.ok()) return status;
+    }
+  }
+  return answered;
+}
+
+std::vector<ChannelId> ProcessSets::leave(int rank) {
+  left_.insert(rank);
+  std::vector<ChannelId> led;
+  for (auto& [id, channel] : channels_) {
+    const bool member = std::ranges::binary_search(channel.ranks, rank);
+    if (channel.negotiator == nullptr || !member) continue;
+    channel.negotiator->leave(rank);
+    led.push_back(id);
+  }
+  return led;
+}
+
+/// Ends the operations that failed, and hands the others to the executor as one batch.
+Status ProcessSets::execute(ChannelId id, Channel& channel,
+                            const std::vector<Response>& responses) {
+  std::vector<AgreedSubmission> batch;
+  for (const Response& response : responses) {
+    const auto found = channel.pending.find(response.name);
+    if (found == channel.pending.end()) {
+      return Status::error(
+          fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
+    }
+    Submission submission = std::move(found->second);
+    channel.pending.erase(found);
+    if (!response.error.empty()) {
+      submission.work->complete(Status::error(response.error));
+      continue;
+    }
+    if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
+    if (response.plan != 0) channel.recurring.add(submission.request, response.plan);
+    switch (submission.request.kind) {
+      case CollectiveKind::Barrier:
+        submission.work->complete({});
+        break;
+      case CollectiveKind::AddProcessSet:
+        if (Status status = complete_process_set(submission, response); !status.ok()) return status;
+        break;
+      case CollectiveKind::Allreduce:
+      case CollectiveKind::Broadcast:
+      case CollectiveKind::Allgather:
+      case CollectiveKind::Reducescatter:
+      case CollectiveKind::Alltoall:
+        batch.push_back({std::move(submission), response});
+        break;
+    }
+  }
+  if (!batch.empty()) executor_.enqueue(id, std::move(batch));
+  return {};
+}
+
+Status ProcessSets::complete_process_set(const Submission& submission, const Response& response) {
+  const std::vector<int> ranks(submission.request.shape.begin(), submission.request.shape.end());
+  const bool member = std::ranges::binary_search(ranks, rank_);
+  if (member) add_channel(response.new_channel, ranks);
+  submission.work->complete({}, {.new_channel = response.new_channel});
+  // The new leader may not have been told.
+  const bool leaving = left_.contains(rank_);
+  if (member && leaving && ranks.front() != rank_) return send_(ranks.front(), Leave{});
+  return {};
+}
+
+void ProcessSets::add_channel(ChannelId id, std::vector<int> ranks) {
+  Channel channel{.ranks = ranks};
+  if (channel.leader() == rank_) {
+    channel.negotiator = std::make_unique<Negotiator>(ranks, data_.carries_declines(ranks));
+    const Clock::time_point now = Clock::now();
+    for (const auto& [source, list] : early_requests_[id]) {
+      for (const Request& request : list.requests) channel.negotiator->add(source, request, now);
+    }
+    early_requests_.erase(id);
+    for (const int gone : left_) {
+      if (std::ranges::binary_search(ranks, gone)) channel.negotiator->leave(gone);
+    }
+  }
+  const int member = channel.member(rank_);
+  channels_.emplace(id, std::move(channel));
+  executor_.add_channel(id, std::move(ranks), member);
+}
+
+}  // namespace kolo::core

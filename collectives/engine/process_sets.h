@@ -1,0 +1,95 @@
+#pragma once
+
+/// The process sets that this rank belongs to: what it has submitted to each, and, where it leads,
+/// what it answers.
+///
+/// In each process set the first rank is the leader. Members send it Requests; its Negotiator
+/// (negotiator.h has the states of one operation) answers with Responses; what all have agreed on
+/// goes to the Executor. Three parts that know nothing of each other: negotiation, planning,
+/// execution. Operations of a plan are agreed on from the start, and go to the Executor at once.
+///
+/// Messages from different ranks may overtake each other: a leader may get requests for a set of
+/// which rank 0 has not told it yet, and keeps them.
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "base/topology.h"
+#include "data/data_plane.h"
+#include "engine/channel.h"
+#include "engine/engine_trace.h"
+#include "engine/executor.h"
+#include "engine/plans.h"
+#include "engine/work.h"
+#include "wire/messages.h"
+
+namespace kolo::core {
+
+/// Used by one thread at a time. After an error the whole job has failed. `now`: when the look at
+/// hand began.
+class ProcessSets {
+ public:
+  /// To another rank.
+  using Send = std::function<Status(int destination, const Message& message)>;
+
+  /// Begins with the set of all ranks. `trace` may be null.
+  ProcessSets(const Topology& topology, const DataPlane& data, Executor& executor, Plans& plans,
+              EngineTrace* trace, Send send);
+
+  /// Runs an operation that needs no negotiation; see Executor::run_now().
+  Result<Executor::Now> run_now(Submission& submission, int looks);
+
+  /// Submissions of this rank. What is wrong with one of them, its Work says.
+  Status hand_in(std::vector<Submission> submissions, Clock::time_point now);
+
+  /// Operations of names that recurred, which a member has declined: the leaders are asked.
+  Status hand_in_again(std::vector<Submission> declined, Clock::time_point now);
+
+  /// From a member of a set that this rank leads, and from a leader.
+  Status handle(int source, const RequestList& list, Clock::time_point now);
+  Status handle(int source, const ResponseList& list);
+
+  /// Sends what this rank, as a leader, has to answer. True when that was anything.
+  Result<bool> answer();
+
+  /// A rank, maybe this one, submits nothing any more. Gives those of its sets that this one leads.
+  std::vector<ChannelId> leave(int rank);
+
+  /// Those for which leave() was called.
+  const std::set<int>& left() const { return left_; }
+
+  /// Ends what waits for an answer, and all that is handed in from now on, with this error.
+  void end(const std::string& error);
+
+  /// Whether somebody here waits for what other ranks submit or answer.
+  bool expecting() const;
+
+  std::map<ChannelId, Channel>& all() { return channels_; }
+  const std::map<ChannelId, Channel>& all() const { return channels_; }
+
+ private:
+  void take(Submission submission, std::map<ChannelId, RequestList>& outbox, Clock::time_point now);
+  Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
+  Status complete_process_set(const Submission& submission, const Response& response);
+  void add_channel(ChannelId id, std::vector<int> ranks);
+
+  const int rank_;
+  const DataPlane& data_;
+  Executor& executor_;
+  Plans& plans_;
+  EngineTrace* const trace_;
+  const Send send_;
+  std::map<ChannelId, Channel> channels_;
+  /// For sets that this rank leads without knowing it yet, by rank.
+  std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
+  std::set<int> left_;
+  /// The error given to end().
+  std::string end_;
+};
+
+}  // namespace kolo::core
