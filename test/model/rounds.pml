@@ -58,12 +58,12 @@ typedef ClosingWord {
 /* A closing word is overwritten by the next but one: nobody says that before all have heard this one. */
 typedef Round {
   ClosingWord words[N];
-  bool concluded;
+  byte heard; /* by so many ranks */
   bool accepted
 }
 Round rounds[2];
 
-chan wire[N * N] = [N + 3] of { mtype:message, byte, byte };
+chan wire[N * N] = [N + 3] of { mtype:message, byte };
 #define TO(source, destination) wire[(source) * N + (destination)]
 
 mtype:state state[N] = Running;
@@ -92,7 +92,7 @@ byte plan_of[6];
 /* By step: how many rounds had been accepted when it was applied, plus one. */
 byte applied[ACTIONS + 1];
 
-byte k;
+hidden byte k, w, accepted;
 
 #if N == 2
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n))
@@ -114,13 +114,14 @@ byte k;
 #define ALL_IN_STEP \
   (rounds[w].words[0].in_step && rounds[w].words[1].in_step && rounds[w].words[2].in_step)
 #endif
+#define NOBODY_ELSE_STARTED(n) (started[(me + 1) % N] <= (n) && started[(me + N - 1) % N] <= (n))
 /* What this rank has started and not given up is done. */
 #define IN_FLIGHT (started[me] < end_of_plan[me] -> started[me] : end_of_plan[me])
 #define EXECUTOR_IDLE (IN_FLIGHT == 0 || ALL_STARTED(IN_FLIGHT - 1))
 
-inline send(sender, receiver, what, which, how_many) {
+inline send(sender, receiver, what, how_many) {
   if
-  :: state[receiver] != Ended -> TO(sender, receiver)!what(which, how_many)
+  :: state[receiver] != Ended -> TO(sender, receiver)!what(how_many)
   :: else
   fi
 }
@@ -130,7 +131,7 @@ inline send(sender, receiver, what, which, how_many) {
 inline reply(asker, refused) {
   if
   :: asker == 0 -> groups[0] = (refused -> Error : Done)
-  :: else -> send(0, asker, Response, 0, refused)
+  :: else -> send(0, asker, Response, refused)
   fi
 }
 
@@ -177,9 +178,9 @@ inline handle_leave(leaver, operations) {
   for (k : 1 .. N - 1) {
     if
 #ifdef MUTATE_LEAVERS_NOT_TOLD
-    :: !(left & (1 << k)) -> send(0, k, MemberLeft, leaver, operations)
+    :: !(left & (1 << k)) -> send(0, k, MemberLeft, operations)
 #else
-    :: k != leaver -> send(0, k, MemberLeft, leaver, operations)
+    :: k != leaver -> send(0, k, MemberLeft, operations)
 #endif
     :: else
     fi
@@ -189,7 +190,7 @@ inline handle_leave(leaver, operations) {
   if
   :: left == ALL ->
      all_left[0] = true;
-     for (k : 1 .. N - 1) { send(0, k, AllLeft, 0, 0) }
+     for (k : 1 .. N - 1) { send(0, k, AllLeft, 0) }
   :: else
   fi;
   k = 0
@@ -200,81 +201,97 @@ inline fail() {
   state[me] = (state[me] == Leaving -> Ended : Failed)
 }
 
+/* Who has ended hears nothing more. */
+inline forget_messages() {
+  for (k : 0 .. N - 1) {
+    do
+    :: nempty(TO(k, me)) -> TO(k, me)?_(_)
+    :: empty(TO(k, me)) -> break
+    od
+  }
+}
+
+/* Nondeterminism and waits are outside of the d_steps, here and below. */
 proctype Coordinator(byte me) {
-  byte source, about, number;
+  byte source, number;
   mtype:message message;
   do
-  :: atomic {
+  :: d_step {
        state[me] == Running && (done[me] || hasty[me]) ->
        state[me] = Leaving;
        if
        :: me == 0 -> handle_leave(0, enqueued[0])
-       :: else -> send(me, 0, Leave, me, enqueued[me])
-       fi
+       :: else -> send(me, 0, Leave, enqueued[me])
+       fi;
+       hasty[me] = false
      }
-  :: atomic {
+  :: d_step {
        state[me] == Failed && (done[me] || hasty[me]) ->
        state[me] = Ended;
        if
-       :: me != 0 -> send(me, 0, Failure, me, 0)
+       :: me != 0 -> send(me, 0, Failure, 0)
        :: else
        fi
      }
-  :: atomic {
+  :: d_step {
        failures > 0 && (state[me] == Running || state[me] == Leaving) ->
        failures--;
        for (k : 0 .. N - 1) {
          if
-         :: k != me -> send(me, k, Failure, me, 0)
+         :: k != me -> send(me, k, Failure, 0)
          :: else
          fi
        }
-       k = 0;
        fail()
      }
-  :: atomic { state[me] == Leaving && all_left[me] && EXECUTOR_IDLE -> state[me] = Ended }
+  :: d_step { state[me] == Leaving && all_left[me] && EXECUTOR_IDLE -> state[me] = Ended }
   :: atomic {
        state[me] != Ended && ANY_MESSAGE ->
        if
-       :: TO(0, me)?message(about, number) -> source = 0
-       :: TO(1, me)?message(about, number) -> source = 1
+       :: TO(0, me)?message(number) -> source = 0
+       :: TO(1, me)?message(number) -> source = 1
 #if N > 2
-       :: TO(2, me)?message(about, number) -> source = 2
+       :: TO(2, me)?message(number) -> source = 2
 #endif
        fi;
-       if
-       :: message == Request -> add_request(source)
-       :: message == Response -> groups[me] = (number -> Error : Done)
-       :: message == Leave -> handle_leave(source, number)
-       :: message == MemberLeft -> end_plans(me, number)
-       :: message == AllLeft -> all_left[me] = true
-       :: message == Failure && !failure[me] -> fail()
-       :: message == Failure && failure[me]
-       fi;
-       source = 0; about = 0; number = 0; message = 0
+       d_step {
+         if
+         :: message == Request -> add_request(source)
+         :: message == Response -> groups[me] = (number -> Error : Done)
+         :: message == Leave -> handle_leave(source, number)
+         :: message == MemberLeft -> end_plans(me, number)
+         :: message == AllLeft -> all_left[me] = true
+         :: message == Failure && !failure[me] -> fail()
+         :: message == Failure && failure[me]
+         fi;
+         source = 0; number = 0; message = 0
+       }
      }
-  :: state[me] == Ended -> break
+  :: d_step { state[me] == Ended -> forget_messages(); hasty[me] = false; all_left[me] = false }; break
   od
 }
 
 /* ---- the reducer ---- */
 
 /* Gives the operation's number, or FOREVER where it is refused. */
-inline submit(number) {
+inline submit(operation) {
   if
-  :: state[me] != Running -> number = FOREVER
+  :: state[me] != Running -> operation = FOREVER
   :: else ->
-     number = enqueued[me];
+     operation = enqueued[me];
      enqueued[me]++;
      if
-     :: number < end_of_plan[me] ->
+     :: operation < end_of_plan[me] ->
         /* What one rank starts as its n-th operation, all start, with the same plan. */
         if
-        :: started[(me + 1) % N] <= number && started[(me + N - 1) % N] <= number ->
-           plan_of[number % 6] = plan
-        :: else -> assert(plan_of[number % 6] == plan)
+        :: NOBODY_ELSE_STARTED(operation) -> plan_of[operation % 6] = plan
+        :: else -> assert(plan_of[operation % 6] == plan)
         fi;
-        started[me]++
+        started[me]++;
+        if
+        :: ALL_STARTED(operation) -> plan_of[operation % 6] = 0
+        :: else
+        fi
      :: else
      fi
   fi
@@ -282,8 +299,7 @@ inline submit(number) {
 
 /* In a backward, one inside it may bring another gradient after that. */
 inline start_group() {
-  submit(group);
-  fresh = false;
+  d_step { submit(group); fresh = false };
   if
   :: skip
   :: in_backward -> fresh = true
@@ -291,72 +307,89 @@ inline start_group() {
 }
 
 inline say() {
-  submit(word);
-  assert(word == FOREVER || group == FOREVER || word == group + 1);
+  d_step {
+    submit(word);
+    assert(word == FOREVER || group == FOREVER || word == group + 1);
+    if
+    :: word != FOREVER && word < end_of_plan[me] ->
+       w = (word / 2) % 2;
+       if
+       :: NOBODY_ELSE_STARTED(word) -> rounds[w].heard = 0; rounds[w].accepted = false
+       :: else
+       fi;
+       rounds[w].words[me].step = step_;
+       rounds[w].words[me].round = round_;
+       rounds[w].words[me].trouble = trouble;
+       rounds[w].words[me].in_step = in_step;
+       rounds[w].words[me].repeats = false;
+       rounds[w].words[me].carries = fresh
+    :: else
+    fi
+  };
   if
-  :: word != FOREVER && word < end_of_plan[me] ->
-     w = (word / 2) % 2;
-     if
-     :: started[(me + 1) % N] <= word && started[(me + N - 1) % N] <= word ->
-        rounds[w].concluded = false;
-        rounds[w].accepted = false
-     :: else
-     fi;
-     rounds[w].words[me].step = step_;
-     rounds[w].words[me].round = round_;
-     rounds[w].words[me].trouble = trouble;
-     rounds[w].words[me].in_step = in_step;
-     rounds[w].words[me].carries = fresh;
-     if
-     :: rounds[w].words[me].repeats = false
-     :: in_step && !passes_ && round_ == 0 -> rounds[w].words[me].repeats = true
-     fi
-  :: else
+  :: skip
+  :: in_step && !passes_ && round_ == 0 && word != FOREVER && word < end_of_plan[me] ->
+     rounds[(word / 2) % 2].words[me].repeats = true
   fi;
   round_++
 }
 
 /* Waits for an operation. Whoever leaves has not started what ends. */
-inline wait(number) {
+inline wait(operation) {
   if
-  :: number == FOREVER -> threw = true
-  :: number != FOREVER && failure[me] -> threw = true
-  :: number != FOREVER && !failure[me] && ALL_STARTED(number) -> assert(number < end_of_plan[me])
-  :: number != FOREVER && !failure[me] && number >= end_of_plan[me] ->
-     assert(ANY_LEFT_BEFORE(number));
+  :: operation == FOREVER -> threw = true
+  :: operation != FOREVER && failure[me] -> threw = true
+  :: operation != FOREVER && !failure[me] && ALL_STARTED(operation) ->
+     assert(operation < end_of_plan[me])
+  :: operation != FOREVER && !failure[me] && operation >= end_of_plan[me] ->
+     assert(ANY_LEFT_BEFORE(operation));
      threw = true
   fi
 }
 
 inline find_disagreement() {
   accepted = true;
-  for (i : 0 .. N - 1) {
+  for (k : 0 .. N - 1) {
     if
 #ifdef MUTATE_IGNORE_TROUBLE
-    :: me != 1 && rounds[w].words[i].trouble != None -> accepted = false
+    :: me != 1 && rounds[w].words[k].trouble != None -> accepted = false
 #else
-    :: rounds[w].words[i].trouble != None -> accepted = false
+    :: rounds[w].words[k].trouble != None -> accepted = false
 #endif
-    :: rounds[w].words[i].step != rounds[w].words[0].step -> accepted = false
-    :: rounds[w].words[i].round != rounds[w].words[0].round -> accepted = false
-    :: rounds[w].words[i].repeats && !ALL_IN_STEP -> accepted = false
+    :: rounds[w].words[k].step != rounds[w].words[0].step -> accepted = false
+    :: rounds[w].words[k].round != rounds[w].words[0].round -> accepted = false
+    :: rounds[w].words[k].repeats && !ALL_IN_STEP -> accepted = false
     :: else
     fi
   }
 }
+
 inline follow() {
   step_ = 0;
   round_ = 0;
-  for (i : 0 .. N - 1) {
+  for (k : 0 .. N - 1) {
     if
-    :: rounds[w].words[i].step > step_ ||
-       (rounds[w].words[i].step == step_ && rounds[w].words[i].round > round_) ->
-       step_ = rounds[w].words[i].step;
-       round_ = rounds[w].words[i].round
+    :: rounds[w].words[k].step > step_ ||
+       (rounds[w].words[k].step == step_ && rounds[w].words[k].round > round_) ->
+       step_ = rounds[w].words[k].step;
+       round_ = rounds[w].words[k].round
     :: else
     fi
   }
   round_++
+}
+
+inline forget_words() {
+  for (k : 0 .. N - 1) {
+    rounds[w].words[k].step = 0;
+    rounds[w].words[k].round = 0;
+    rounds[w].words[k].trouble = 0;
+    rounds[w].words[k].in_step = false;
+    rounds[w].words[k].repeats = false;
+    rounds[w].words[k].carries = false
+  }
+  rounds[w].heard = 0;
+  rounds[w].accepted = false
 }
 
 /* The broadcast is asked for after the first round and its groups are adopted after the second. In the code it
@@ -365,7 +398,7 @@ inline follow() {
  */
 inline ask_for_groups() {
   if
-  :: state[me] == Running && me != 0 -> groups[me] = Pending; send(me, 0, Request, 0, 0)
+  :: state[me] == Running && me != 0 -> groups[me] = Pending; send(me, 0, Request, 0)
   :: state[me] == Running && me == 0 -> groups[me] = Pending; add_request(0)
   :: else -> groups[me] = Error
   fi
@@ -387,28 +420,38 @@ inline adopt_groups() {
 }
 
 inline use_words() {
-  w = (word / 2) % 2;
-  find_disagreement();
-  /* The same words, the same verdict. */
-  assert(!rounds[w].concluded || rounds[w].accepted == accepted);
-  rounds[w].concluded = true;
-  rounds[w].accepted = accepted;
-  follow();
-  if
-  :: accepted ->
-     another = ANY_CARRIES;
-     accepted_rounds++;
-     rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
-     if
-     :: rounds_ == 1 ->
-        ask_for_groups();
+  d_step {
+    w = (word / 2) % 2;
+    find_disagreement();
+    /* The same words, the same verdict. */
+    assert(rounds[w].heard == 0 || rounds[w].accepted == accepted);
+    rounds[w].heard++;
+    rounds[w].accepted = accepted;
+    follow();
+    another = accepted && ANY_CARRIES;
+    adopts = false;
+    if
+    :: accepted ->
+       accepted_rounds++;
+       rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
+       if
+       :: rounds_ == 1 ->
+          ask_for_groups();
 #ifdef MUTATE_ADOPT_EARLY
-        plan = (me == 1 -> 1 : 0)
+          plan = (me == 1 -> 1 : 0)
 #endif
-     :: rounds_ == 2 -> adopt_groups()
-     :: else
-     fi
-  :: else -> threw = true
+       :: else -> adopts = rounds_ == 2
+       fi
+    :: else -> threw = true
+    fi;
+    if
+    :: rounds[w].heard == N -> forget_words()
+    :: else
+    fi
+  };
+  if
+  :: adopts -> adopts = false; adopt_groups()
+  :: else
   fi
 }
 
@@ -423,39 +466,48 @@ inline apply_step() {
 }
 
 inline finish_round() {
-  another = false;
   wait(word);
   wait(group);
   if
   :: !threw -> use_words()
   :: else
   fi;
-  trouble = None;
-  in_backward = false;
-  if
-  :: threw -> told = true; another = false; local_ = false; in_step = false
-  :: !threw && another -> finishes_step = finishes_step || in_step; in_step = false
-  :: !threw && !another ->
-     local_ = false;
-     if
-     :: in_step || finishes_step -> apply_step()
-     :: else -> told = false
-     fi;
-     in_step = false;
-     finishes_step = false
-  fi;
-  finishes_step = finishes_step && !threw;
-  threw = false; accepted = false; i = 0; w = 0; group = 0; word = 0
+  d_step {
+    trouble = None;
+    in_backward = false;
+    if
+    :: threw -> told = true; another = false; local_ = false; finishes_step = false
+    :: !threw && another -> finishes_step = finishes_step || in_step
+    :: !threw && !another ->
+       local_ = false;
+       if
+       :: in_step || finishes_step -> apply_step()
+       :: else -> told = false
+       fi;
+       finishes_step = false
+    fi;
+    in_step = false; threw = false; group = 0; word = 0
+  }
+}
+
+/* Nothing is left of the program. */
+inline end_program() {
+  d_step {
+    done[me] = true;
+    hasty[me] = false;
+    actions = 0; step_ = 0; round_ = 0; rounds_ = 0; accepted_rounds = 0; plan = 0;
+    fresh = false; local_ = false; passes_ = false; in_backward = false; told = false
+  }
 }
 
 proctype User(byte me) {
-  byte i, w, group, word, actions, step_, round_, rounds_, accepted_rounds, plan;
+  byte group, word, actions, step_, round_, rounds_, accepted_rounds, plan;
   bool fresh, local_, passes_, in_backward, in_step, finishes_step;
-  bool opens, closes, waits, another, threw, accepted, told;
+  bool opens, closes, another, threw, adopts, told;
   mtype:trouble trouble = None;
   do
   :: atomic {
-       !closes && !waits && !another && actions < ACTIONS && state[me] == Running ->
+       !closes && !another && actions < ACTIONS && state[me] == Running ->
        actions++;
        if
        :: /* backward() */
@@ -480,13 +532,20 @@ proctype User(byte me) {
        fi;
        if
        :: opens -> start_group(); opens = false; closes = true
-       :: else
+       :: !opens && actions < ACTIONS
+       :: !opens && actions == ACTIONS -> end_program(); break
        fi
      }
-  :: atomic { closes -> say(); closes = false; waits = true }
-  :: atomic { waits -> finish_round(); waits = false }
+  :: atomic { closes -> say(); closes = false };
+     atomic {
+       finish_round();
+       if
+       :: another || actions < ACTIONS
+       :: else -> end_program(); break
+       fi
+     }
   :: atomic { another -> start_group(); another = false; closes = true }
-  :: atomic { !closes && !waits && !another -> done[me] = true; break }
+  :: atomic { !closes && !another -> end_program(); break }
   od
 }
 
