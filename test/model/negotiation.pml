@@ -7,6 +7,8 @@
  * leave() and forget_ended().
  * Abstracted: a request's dtype, shape and so on are one bit, `unlike`; what was agreed on runs.
  *
+ * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
+ *
  * Checked: nobody waits for ever; each rank's n-th submission of the name belongs to the name's n-th
  * operation, and all ranks that submit an operation are told the same about it; "go ahead" comes after all
  * have asked for the same. MUTATE_* each break the protocol in one place: the check must find it.
@@ -183,7 +185,7 @@ inline time_up() {
 
 /* ---- a rank ---- */
 
-/* Nondeterminism is outside of the d_steps. */
+/* What is one way through only is a d_step. */
 proctype Rank(byte me) {
   bool first, second;
   mtype:message message;

@@ -22,6 +22,8 @@
  *   - holds_used_gradients() may be true or false;
  *   - a message to a rank that has ended is lost.
  *
+ * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
+ *
  * Checked: nobody waits for ever (a state without a successor in which a process has not ended is an error),
  * and the assertions. MUTATE_* each break the protocol in one place: the check must find it.
  */
@@ -92,6 +94,7 @@ byte plan_of[6];
 /* By step: how many rounds had been accepted when it was applied, plus one. */
 byte applied[ACTIONS + 1];
 
+/* Have no meaning between two steps. */
 hidden byte k, w, accepted;
 
 #if N == 2
@@ -211,7 +214,7 @@ inline forget_messages() {
   }
 }
 
-/* Nondeterminism and waits are outside of the d_steps, here and below. */
+/* What is one way through only, and does not wait, is a d_step, here and below. */
 proctype Coordinator(byte me) {
   byte source, number;
   mtype:message message;
@@ -490,7 +493,7 @@ inline finish_round() {
   }
 }
 
-/* Nothing is left of the program. */
+/* At once after the last action: that the program has ended is seen by its own coordinator alone. */
 inline end_program() {
   d_step {
     done[me] = true;
