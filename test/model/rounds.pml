@@ -145,7 +145,6 @@ inline add_request(member) {
   :: !groups_failed && groups_submitted == ALL ->
      groups_agreed = true;
      for (k : 0 .. N - 1) { reply(k, 0) }
-     k = 0
   :: else
   fi
 }
@@ -160,7 +159,6 @@ inline withdraw_groups() {
        :: else
        fi
      }
-     k = 0
   :: else
   fi
 }
@@ -195,8 +193,7 @@ inline handle_leave(leaver, operations) {
      all_left[0] = true;
      for (k : 1 .. N - 1) { send(0, k, AllLeft, 0) }
   :: else
-  fi;
-  k = 0
+  fi
 }
 
 inline fail() {
