@@ -42,6 +42,11 @@ class FailuresTest : public ::testing::TestWithParam<Job::Planes> {
     std::barrier<> meeting(job.size());
     job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
   }
+
+  /// The test of each rank of three, at the same time: they mostly wait.
+  static void for_each_of_three(const std::function<void(int rank)>& test) {
+    testing::run_ranks(3, test);
+  }
 };
 
 INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest, job::kAllPlanes,
@@ -135,7 +140,7 @@ class CutData final : public job::ForwardingData {
 
 // Nobody may wait for a rank that has failed on the way out.
 TEST_P(FailuresTest, DataPlaneFailsWhileRanksLeave) {
-  for (int faulty = 0; faulty < 3; ++faulty) {
+  for_each_of_three([&](int faulty) {
     std::atomic<bool> cut = false;
     Job job(3, GetParam());
     job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
@@ -151,7 +156,7 @@ TEST_P(FailuresTest, DataPlaneFailsWhileRanksLeave) {
       cut = true;
       EXPECT_THAT(error_of(call.work()), reason_on(rank, faulty, "cable cut"));
     });
-  }
+  });
 }
 
 // Rank 0 belongs to no operation that fails, and hears of it when it wants something.
@@ -284,7 +289,7 @@ TEST_P(FailuresTest, WarnsOfStalls) {
 }
 
 TEST_P(FailuresTest, GivesUpOnStalls) {
-  for (int late = 0; late < 3; ++late) {
+  for_each_of_three([&](int late) {
     Job job(3, GetParam());
     job.config.stall_abort = std::chrono::milliseconds(200);
     run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
@@ -297,7 +302,7 @@ TEST_P(FailuresTest, GivesUpOnStalls) {
       // With a leader that did not answer, nothing is certain any more.
       if (late != 0) programs::run(context, all, {.name = "t"});
     });
-  }
+  });
 }
 
 TEST_P(FailuresTest, WarnsOfRanksThatDoNotComeToAPlan) {
@@ -316,7 +321,7 @@ TEST_P(FailuresTest, WarnsOfRanksThatDoNotComeToAPlan) {
 }
 
 TEST_P(FailuresTest, GivesUpOnRanksThatDoNotComeToAPlan) {
-  for (int late = 0; late < 3; ++late) {
+  for_each_of_three([&](int late) {
     Job job(3, GetParam());
     job.config.stall_abort = std::chrono::milliseconds(200);
     run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
@@ -331,7 +336,7 @@ TEST_P(FailuresTest, GivesUpOnRanksThatDoNotComeToAPlan) {
       const Call after(context, all, {.name = "after"});
       EXPECT_THAT(error_of(after.work()), HasSubstr("given up"));
     });
-  }
+  });
 }
 
 // ---- ranks that do not fit together ----

@@ -7,6 +7,8 @@
  * leave() and forget_ended().
  * Abstracted: a request's dtype, shape and so on are one bit, `unlike`; what was agreed on runs.
  *
+ * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
+ *
  * Checked: nobody waits for ever; each rank's n-th submission of the name belongs to the name's n-th
  * operation, and all ranks that submit an operation are told the same about it; "go ahead" comes after all
  * have asked for the same. MUTATE_* each break the protocol in one place: the check must find it.
@@ -56,13 +58,15 @@ mtype:outcome outcome[SUBMISSIONS];
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) + len(TO(2, me)) > 0)
 #endif
 
-byte i, k, m, op;
+/* Have no meaning between two steps. */
+hidden byte i, k, m, op;
 
 /* The rank's latest submission has come to this end. */
 inline learn(who, what) {
   assert(outcome[submissions[who] - 1] == 0 || outcome[submissions[who] - 1] == what);
   outcome[submissions[who] - 1] = what;
-  pending[who] = false
+  pending[who] = false;
+  hasty[who] = hasty[who] && submissions[who] < SUBMISSIONS
 }
 
 /* ---- the leader ---- */
@@ -78,13 +82,18 @@ inline reply(member, error) {
 
 inline forget_if_ended(o) {
   if
-  :: operations[o].submitted == ALL -> operations[o].ended = true
+  :: operations[o].submitted == ALL ->
+     operations[o].ended = true;
+     operations[o].failed = false;
+     operations[o].unlike = false;
+     operations[o].submitted = 0
   :: else
   fi
 }
 
 inline fail(o) {
   operations[o].failed = true;
+  operations[o].unlike = false;
   for (m : 0 .. N - 1) {
     if
     :: operations[o].waiting & (1 << m) -> reply(m, 1)
@@ -111,9 +120,9 @@ inline operation_for(who, asks_for) {
   if
   :: op == born ->
      born++;
-     operations[op].unlike = asks_for;
      operations[op].submitted = left;
-     operations[op].failed = left != 0
+     operations[op].failed = left != 0;
+     operations[op].unlike = asks_for && left == 0
   :: else
   fi
 }
@@ -150,7 +159,6 @@ inline handle_leave(who) {
     :: else
     fi
   }
-  i = 0;
   if
   :: left == ALL ->
      all_left[0] = true;
@@ -177,6 +185,7 @@ inline time_up() {
 
 /* ---- a rank ---- */
 
+/* What is one way through only is a d_step. */
 proctype Rank(byte me) {
   bool first, second;
   mtype:message message;
@@ -184,27 +193,33 @@ proctype Rank(byte me) {
   do
   :: atomic {
        state[me] == Running && !pending[me] && submissions[me] < SUBMISSIONS ->
-       submissions[me]++;
-       pending[me] = true;
        if
        :: first = false; second = false
        :: first = true; second = false /* unlike */
-       :: first = false; second = true; learn(me, Error) /* refused here */
+       :: first = false; second = true /* refused here */
        fi;
-       if
-       :: me == 0 -> add(0, first, second); assert(op == submissions[0] - 1)
-       :: else -> TO(me, 0)!Request(first, second)
-       fi;
-       first = false; second = false; op = 0; k = 0; m = 0
+       d_step {
+         submissions[me]++;
+         pending[me] = true;
+         if
+         :: second -> learn(me, Error)
+         :: else
+         fi;
+         if
+         :: me == 0 -> add(0, first, second); assert(op == submissions[0] - 1)
+         :: else -> TO(me, 0)!Request(first, second)
+         fi;
+         first = false; second = false
+       }
      }
-  :: atomic {
+  :: d_step {
        state[me] == Running && (!pending[me] || hasty[me]) ->
        state[me] = Leaving;
+       hasty[me] = false;
        if
        :: me == 0 -> handle_leave(0)
        :: else -> TO(me, 0)!Leave(0, 0)
-       fi;
-       k = 0; m = 0
+       fi
      }
   :: atomic {
        ANY_MESSAGE ->
@@ -215,17 +230,19 @@ proctype Rank(byte me) {
        :: TO(2, me)?message(first, second) -> source = 2
 #endif
        fi;
-       if
-       :: message == Request -> requests[source]++; add(source, first, second);
-          assert(op == requests[source] - 1)
-       :: message == Response -> assert(pending[me]); learn(me, (first -> Error : Done))
-       :: message == Leave -> handle_leave(source)
-       :: message == AllLeft -> all_left[me] = true
-       fi;
-       first = false; second = false; source = 0; message = 0; op = 0; k = 0; m = 0
+       d_step {
+         if
+         :: message == Request -> requests[source]++; add(source, first, second);
+            assert(op == requests[source] - 1)
+         :: message == Response -> assert(pending[me]); learn(me, (first -> Error : Done))
+         :: message == Leave -> handle_leave(source)
+         :: message == AllLeft -> all_left[me] = true
+         fi;
+         first = false; second = false; source = 0; message = 0
+       }
      }
-  :: atomic { me == 0 && !time_is_up -> time_is_up = true; time_up(); op = 0; m = 0 }
-  :: atomic { state[me] == Leaving && all_left[me] -> state[me] = Ended; assert(!pending[me]); break }
+  :: d_step { me == 0 && !time_is_up -> time_is_up = true; time_up() }
+  :: d_step { state[me] == Leaving && all_left[me] -> state[me] = Ended; assert(!pending[me]) }; break
   od
 }
 
@@ -233,8 +250,9 @@ init {
   byte rank;
   atomic {
     for (rank : 0 .. N - 1) {
+      /* All but the leader are alike. */
       if
-      :: hasty[rank] = true
+      :: rank < 2 || hasty[rank - 1] -> hasty[rank] = true
       :: hasty[rank] = false
       fi;
       run Rank(rank)

@@ -10,9 +10,9 @@
  *                leave() comes after the user's program, or, on a rank that is `hasty`, at any time,
  *                as when another thread calls kolo::shutdown(); HASTY says which ranks may be.
  *
- * As in the code: the fields of ClosingWord and CallHead, step_, round_, passes_, local_, rounds_, latecomer_; the
- * states Running,
- * Leaving and Failed; the messages; how many operations each rank has enqueued, and where a channel ends.
+ * As in the code: the fields of ClosingWord and CallHead, step_, round_, passes_, local_, rounds_, latecomer_;
+ * the states Running, Leaving and Failed; the messages; how many operations each rank has enqueued, and where a
+ * channel ends.
  * Abstracted:
  *   - a plan has one group of one parameter. A round is two operations: the group, and the closing word.
  *     `fresh` is the parameter's; it is set once more after its group has started when a backward inside a
@@ -25,6 +25,8 @@
  *     once agreed on, it is done;
  *   - holds_used_gradients() may be true or false;
  *   - a message to a rank that has ended is lost.
+ *
+ * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
  *
  * Checked: nobody waits for ever (a state without a successor in which a process has not ended is an error),
  * and the assertions. MUTATE_* each break the protocol in one place: the check must find it.
@@ -62,7 +64,7 @@ typedef ClosingWord {
 /* A closing word is overwritten by the next but one: nobody says that before all have heard this one. */
 typedef Round {
   ClosingWord words[N];
-  bool concluded;
+  byte heard; /* by so many ranks */
   bool accepted
 }
 Round rounds[2];
@@ -74,7 +76,8 @@ typedef Call {
   bool altered
 }
 typedef Calls {
-  Call from[N]
+  Call from[N];
+  byte heard /* by so many ranks */
 }
 Calls calls[2];
 
@@ -108,10 +111,12 @@ bool groups_done;
 
 /* By operation, of which three rounds' are told apart: with which plan it was started. */
 byte plan_of[6];
-/* By step: how many rounds had been accepted when it was applied, plus one, and whether what they gave was altered. */
+/* By step: how many rounds had been accepted when it was applied, plus one, and whether what they gave was
+ * altered. */
 byte applied[ACTIONS + 1];
 
-byte k;
+/* Have no meaning between two steps. */
+hidden byte k, w, c, accepted, meets;
 
 #if N == 2
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n))
@@ -150,6 +155,7 @@ byte k;
 #define ALL_IN_STEP \
   (rounds[w].words[0].in_step && rounds[w].words[1].in_step && rounds[w].words[2].in_step)
 #endif
+#define NOBODY_ELSE_STARTED(n) (started[(me + 1) % N] <= (n) && started[(me + N - 1) % N] <= (n))
 /* What this rank has started and not given up is done. */
 #define IN_FLIGHT (started[me] < end_of_plan[me] -> started[me] : end_of_plan[me])
 #define CALLS_IN_FLIGHT (calls_started[me] < end_of_calls[me] -> calls_started[me] : end_of_calls[me])
@@ -157,9 +163,9 @@ byte k;
   ((IN_FLIGHT == 0 || ALL_STARTED(IN_FLIGHT - 1)) && \
    (CALLS_IN_FLIGHT == 0 || ALL_CALLED(CALLS_IN_FLIGHT - 1)))
 
-inline send(sender, receiver, what, which, how_many) {
+inline send(sender, receiver, what, said, how_many) {
   if
-  :: state[receiver] != Ended -> TO(sender, receiver)!what(which, how_many)
+  :: state[receiver] != Ended -> TO(sender, receiver)!what(said, how_many)
   :: else
   fi
 }
@@ -174,14 +180,16 @@ inline reply(asker, refused) {
 }
 
 inline add_request(member) {
-  groups_submitted = groups_submitted | (1 << member);
   if
   :: groups_failed -> reply(member, 1)
-  :: !groups_failed && groups_submitted == ALL ->
-     groups_agreed = true;
-     for (k : 0 .. N - 1) { reply(k, 0) }
-     k = 0
-  :: else
+  :: else ->
+     groups_submitted = groups_submitted | (1 << member);
+     if
+     :: groups_submitted == ALL ->
+        groups_agreed = true;
+        for (k : 0 .. N - 1) { reply(k, 0) }
+     :: else
+     fi
   fi
 }
 
@@ -194,8 +202,8 @@ inline withdraw_groups() {
        :: groups_submitted & (1 << k) -> reply(k, 1)
        :: else
        fi
-     }
-     k = 0
+     };
+     groups_submitted = 0
   :: else
   fi
 }
@@ -234,8 +242,7 @@ inline handle_leave(leaver, said, operations) {
      all_left[0] = true;
      for (k : 1 .. N - 1) { send(0, k, AllLeft, 0, 0) }
   :: else
-  fi;
-  k = 0
+  fi
 }
 
 inline fail() {
@@ -243,81 +250,97 @@ inline fail() {
   state[me] = (state[me] == Leaving -> Ended : Failed)
 }
 
+/* Who has ended hears nothing more. */
+inline forget_messages() {
+  for (k : 0 .. N - 1) {
+    do
+    :: nempty(TO(k, me)) -> TO(k, me)?_(_, _)
+    :: empty(TO(k, me)) -> break
+    od
+  }
+}
+
+/* What is one way through only, and does not wait, is a d_step, here and below. */
 proctype Coordinator(byte me) {
-  byte source, about, number;
+  byte source, said, number;
   mtype:message message;
   do
-  :: atomic {
+  :: d_step {
        state[me] == Running && (done[me] || hasty[me]) ->
        state[me] = Leaving;
        if
        :: me == 0 -> handle_leave(0, calls_enqueued[0], enqueued[0])
        :: else -> send(me, 0, Leave, calls_enqueued[me], enqueued[me])
-       fi
+       fi;
+       hasty[me] = false
      }
-  :: atomic {
+  :: d_step {
        state[me] == Failed && (done[me] || hasty[me]) ->
        state[me] = Ended;
        if
-       :: me != 0 -> send(me, 0, Failure, me, 0)
+       :: me != 0 -> send(me, 0, Failure, 0, 0)
        :: else
        fi
      }
-  :: atomic {
+  :: d_step {
        failures > 0 && (state[me] == Running || state[me] == Leaving) ->
        failures--;
        for (k : 0 .. N - 1) {
          if
-         :: k != me -> send(me, k, Failure, me, 0)
+         :: k != me -> send(me, k, Failure, 0, 0)
          :: else
          fi
        }
-       k = 0;
        fail()
      }
-  :: atomic { state[me] == Leaving && all_left[me] && EXECUTOR_IDLE -> state[me] = Ended }
+  :: d_step { state[me] == Leaving && all_left[me] && EXECUTOR_IDLE -> state[me] = Ended }
   :: atomic {
        state[me] != Ended && ANY_MESSAGE ->
        if
-       :: TO(0, me)?message(about, number) -> source = 0
-       :: TO(1, me)?message(about, number) -> source = 1
+       :: TO(0, me)?message(said, number) -> source = 0
+       :: TO(1, me)?message(said, number) -> source = 1
 #if N > 2
-       :: TO(2, me)?message(about, number) -> source = 2
+       :: TO(2, me)?message(said, number) -> source = 2
 #endif
        fi;
-       if
-       :: message == Request -> add_request(source)
-       :: message == Response -> groups[me] = (number -> Error : Done)
-       :: message == Leave -> handle_leave(source, about, number)
-       :: message == MemberLeft -> end_plans(me, about, number)
-       :: message == AllLeft -> all_left[me] = true
-       :: message == Failure && !failure[me] -> fail()
-       :: message == Failure && failure[me]
-       fi;
-       source = 0; about = 0; number = 0; message = 0
+       d_step {
+         if
+         :: message == Request -> add_request(source)
+         :: message == Response -> groups[me] = (number -> Error : Done)
+         :: message == Leave -> handle_leave(source, said, number)
+         :: message == MemberLeft -> end_plans(me, said, number)
+         :: message == AllLeft -> all_left[me] = true
+         :: message == Failure && !failure[me] -> fail()
+         :: message == Failure && failure[me]
+         fi;
+         source = 0; said = 0; number = 0; message = 0
+       }
      }
-  :: state[me] == Ended -> break
+  :: d_step { state[me] == Ended -> forget_messages(); hasty[me] = false; all_left[me] = false }; break
   od
 }
 
 /* ---- the reducer ---- */
 
 /* Gives the operation's number, or FOREVER where it is refused. */
-inline submit(number) {
+inline submit(operation) {
   if
-  :: state[me] != Running -> number = FOREVER
+  :: state[me] != Running -> operation = FOREVER
   :: else ->
-     number = enqueued[me];
+     operation = enqueued[me];
      enqueued[me]++;
      if
-     :: number < end_of_plan[me] ->
+     :: operation < end_of_plan[me] ->
         /* What one rank starts as its n-th operation, all start, with the same plan. */
         if
-        :: started[(me + 1) % N] <= number && started[(me + N - 1) % N] <= number ->
-           plan_of[number % 6] = plan
-        :: else -> assert(plan_of[number % 6] == plan)
+        :: NOBODY_ELSE_STARTED(operation) -> plan_of[operation % 6] = plan
+        :: else -> assert(plan_of[operation % 6] == plan)
         fi;
-        started[me]++
+        started[me]++;
+        if
+        :: ALL_STARTED(operation) -> plan_of[operation % 6] = 0
+        :: else
+        fi
      :: else
      fi
   fi
@@ -325,8 +348,7 @@ inline submit(number) {
 
 /* In a backward, one inside it may bring another gradient after that. */
 inline start_group() {
-  submit(group);
-  fresh = false;
+  d_step { submit(group); fresh = false };
   if
   :: skip
   :: in_backward -> fresh = true
@@ -334,46 +356,52 @@ inline start_group() {
 }
 
 inline say() {
-  submit(word);
-  assert(word == FOREVER || group == FOREVER || word == group + 1);
+  d_step {
+    submit(word);
+    assert(word == FOREVER || group == FOREVER || word == group + 1);
+    if
+    :: word != FOREVER && word < end_of_plan[me] ->
+       w = (word / 2) % 2;
+       if
+       :: NOBODY_ELSE_STARTED(word) -> rounds[w].heard = 0; rounds[w].accepted = false
+       :: else
+       fi;
+       rounds[w].words[me].step = step_;
+       rounds[w].words[me].round = round_;
+       rounds[w].words[me].trouble = trouble;
+       rounds[w].words[me].in_step = in_step;
+       rounds[w].words[me].repeats = false;
+       rounds[w].words[me].carries = fresh
+    :: else
+    fi
+  };
   if
-  :: word != FOREVER && word < end_of_plan[me] ->
-     w = (word / 2) % 2;
-     if
-     :: started[(me + 1) % N] <= word && started[(me + N - 1) % N] <= word ->
-        rounds[w].concluded = false;
-        rounds[w].accepted = false
-     :: else
-     fi;
-     rounds[w].words[me].step = step_;
-     rounds[w].words[me].round = round_;
-     rounds[w].words[me].trouble = trouble;
-     rounds[w].words[me].in_step = in_step;
-     rounds[w].words[me].carries = fresh;
-     if
-     :: rounds[w].words[me].repeats = false
-     :: in_step && !passes_ && round_ == 0 -> rounds[w].words[me].repeats = true
-     fi
-  :: else
+  :: skip
+  :: in_step && !passes_ && round_ == 0 && word != FOREVER && word < end_of_plan[me] ->
+     rounds[(word / 2) % 2].words[me].repeats = true
   fi;
   round_++
 }
 
-/* Waits for an operation. Whoever leaves has not started what ends. */
-inline wait(number) {
+/* An operation is waited for no longer. */
+#define OVER(operation) \
+  (operation == FOREVER || failure[me] || ALL_STARTED(operation) || operation >= end_of_plan[me])
+
+/* Whoever leaves has not started what ends. */
+inline conclude(operation) {
   if
-  :: number == FOREVER -> threw = true
-  :: number != FOREVER && failure[me] -> threw = true
-  :: number != FOREVER && !failure[me] && ALL_STARTED(number) -> assert(number < end_of_plan[me])
-  :: number != FOREVER && !failure[me] && number >= end_of_plan[me] ->
-     assert(ANY_LEFT_BEFORE(number));
+  :: operation == FOREVER || failure[me] -> threw = true
+  :: operation != FOREVER && !failure[me] && ALL_STARTED(operation) ->
+     assert(operation < end_of_plan[me])
+  :: else ->
+     assert(ANY_LEFT_BEFORE(operation));
      threw = true
   fi
 }
 
 /* ---- the family ---- */
 
-inline say_call(closes_round) {
+inline say_call() {
   if
   :: state[me] != Running -> call = FOREVER
   :: else ->
@@ -383,19 +411,40 @@ inline say_call(closes_round) {
      :: call < end_of_calls[me] ->
         calls_started[me]++;
         c = call % 2;
+        assert(calls[c].heard == 0);
         calls[c].from[me].in_step = in_step;
-        calls[c].from[me].closes = closes_round;
-        calls[c].from[me].altered = altered;
-        c = 0
+        calls[c].from[me].closes = closed;
+        calls[c].from[me].altered = altered
      :: else
      fi
   fi
 }
 
-/* Whether there is a round, and whether all may go on with what it gives. */
-inline hear_call(closes_round) {
+#define CALL_OVER \
+  (call == FOREVER || failure[me] || ALL_CALLED(call) || call >= end_of_calls[me])
+
+inline forget_call() {
+  for (k : 0 .. N - 1) {
+    calls[c].from[k].in_step = false;
+    calls[c].from[k].closes = false;
+    calls[c].from[k].altered = false
+  }
+  calls[c].heard = 0
+}
+
+/* In step(), and without a round. */
+inline end_meeting() {
   if
-  :: call == FOREVER || failure[me] -> threw = true
+  :: threw || disagreed -> told = true
+  :: else -> apply_step()
+  fi;
+  threw = false; disagreed = false; in_step = false
+}
+
+/* Whether there is a round, and whether all may go on with what it gives. */
+inline hear_call() {
+  meets = false;
+  if
   :: call != FOREVER && !failure[me] && ALL_CALLED(call) ->
      assert(call < end_of_calls[me]);
      c = call % 2;
@@ -404,58 +453,64 @@ inline hear_call(closes_round) {
 #endif
      meets = ANY_CLOSES;
      assert(meets || ALL_CALL_IN_STEP);
-     c = 0
-  :: call != FOREVER && !failure[me] && call >= end_of_calls[me] -> threw = true
+     calls[c].heard++;
+     if
+     :: calls[c].heard == N -> forget_call()
+     :: else
+     fi
+  :: else -> threw = true
   fi;
-  call = 0;
   if
-  :: closes_round -> waits = true
-  :: !closes_round && meets -> another = true
-  :: !closes_round && !meets -> end_meeting()
+  :: closed -> waits = true
+  :: !closed && meets -> another = true
+  :: !closed && !meets -> end_meeting()
   fi;
-  meets = false;
-  threw = threw && waits
-}
-
-/* In step(), and without a round. */
-inline end_meeting() {
-  late = false;
-  if
-  :: threw || disagreed -> told = true
-  :: else -> apply_step()
-  fi;
-  disagreed = false; altered = false; in_step = false
+  call = 0; closed = false; altered = false
 }
 
 inline find_disagreement() {
   accepted = true;
-  for (i : 0 .. N - 1) {
+  for (k : 0 .. N - 1) {
     if
 #ifdef MUTATE_IGNORE_TROUBLE
-    :: me != 1 && rounds[w].words[i].trouble != None -> accepted = false
+    :: me != 1 && rounds[w].words[k].trouble != None -> accepted = false
 #else
-    :: rounds[w].words[i].trouble != None -> accepted = false
+    :: rounds[w].words[k].trouble != None -> accepted = false
 #endif
-    :: rounds[w].words[i].step != rounds[w].words[0].step -> accepted = false
-    :: rounds[w].words[i].round != rounds[w].words[0].round -> accepted = false
-    :: rounds[w].words[i].repeats && !ALL_IN_STEP -> accepted = false
+    :: rounds[w].words[k].step != rounds[w].words[0].step -> accepted = false
+    :: rounds[w].words[k].round != rounds[w].words[0].round -> accepted = false
+    :: rounds[w].words[k].repeats && !ALL_IN_STEP -> accepted = false
     :: else
     fi
   }
 }
+
 inline follow() {
   step_ = 0;
   round_ = 0;
-  for (i : 0 .. N - 1) {
+  for (k : 0 .. N - 1) {
     if
-    :: rounds[w].words[i].step > step_ ||
-       (rounds[w].words[i].step == step_ && rounds[w].words[i].round > round_) ->
-       step_ = rounds[w].words[i].step;
-       round_ = rounds[w].words[i].round
+    :: rounds[w].words[k].step > step_ ||
+       (rounds[w].words[k].step == step_ && rounds[w].words[k].round > round_) ->
+       step_ = rounds[w].words[k].step;
+       round_ = rounds[w].words[k].round
     :: else
     fi
   }
   round_++
+}
+
+inline forget_words() {
+  for (k : 0 .. N - 1) {
+    rounds[w].words[k].step = 0;
+    rounds[w].words[k].round = 0;
+    rounds[w].words[k].trouble = 0;
+    rounds[w].words[k].in_step = false;
+    rounds[w].words[k].repeats = false;
+    rounds[w].words[k].carries = false
+  }
+  rounds[w].heard = 0;
+  rounds[w].accepted = false
 }
 
 /* The broadcast is asked for after the first round and its groups are adopted after the second. In the code it
@@ -486,29 +541,39 @@ inline adopt_groups() {
 }
 
 inline use_words() {
-  w = (word / 2) % 2;
-  find_disagreement();
-  /* The same words, the same verdict. */
-  assert(!rounds[w].concluded || rounds[w].accepted == accepted);
-  rounds[w].concluded = true;
-  rounds[w].accepted = accepted;
-  follow();
-  if
-  :: accepted ->
-     another = ANY_CARRIES;
-     late = ANY_IN_STEP && !ALL_IN_STEP;
-     accepted_rounds++;
-     rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
-     if
-     :: rounds_ == 1 ->
-        ask_for_groups();
+  d_step {
+    w = (word / 2) % 2;
+    find_disagreement();
+    /* The same words, the same verdict. */
+    assert(rounds[w].heard == 0 || rounds[w].accepted == accepted);
+    rounds[w].heard++;
+    rounds[w].accepted = accepted;
+    follow();
+    another = accepted && ANY_CARRIES;
+    late = accepted && !another && ANY_IN_STEP && !ALL_IN_STEP;
+    adopts = false;
+    if
+    :: accepted ->
+       accepted_rounds++;
+       rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
+       if
+       :: rounds_ == 1 ->
+          ask_for_groups();
 #ifdef MUTATE_ADOPT_EARLY
-        plan = (me == 1 -> 1 : 0)
+          plan = (me == 1 -> 1 : 0)
 #endif
-     :: rounds_ == 2 -> adopt_groups()
-     :: else
-     fi
-  :: else -> threw = true
+       :: else -> adopts = rounds_ == 2
+       fi
+    :: else -> threw = true
+    fi;
+    if
+    :: rounds[w].heard == N -> forget_words()
+    :: else
+    fi
+  };
+  if
+  :: adopts -> adopts = false; adopt_groups()
+  :: else
   fi
 }
 
@@ -523,39 +588,48 @@ inline apply_step() {
 }
 
 inline finish_round() {
-  another = false;
-  late = false;
-  wait(word);
-  wait(group);
+  d_step { conclude(word); conclude(group) };
   if
   :: !threw -> use_words()
   :: else
   fi;
-  trouble = None;
-  in_backward = false;
-  if
-  :: threw || (disagreed && !another) ->
-     told = true; another = false; local_ = false; in_step = false; late = false; disagreed = false
-  :: !threw && another -> skip
-  :: !threw && !another && !disagreed ->
-     local_ = false;
-     altered = false;
-     if
-     :: in_step && late -> calls_again = true
-     :: in_step && !late -> apply_step(); in_step = false
-     :: else -> told = false
-     fi
-  fi;
-  altered = altered && another;
-  threw = false; accepted = false; i = 0; w = 0; group = 0; word = 0
+  d_step {
+    trouble = None;
+    in_backward = false;
+    if
+    :: threw || (disagreed && !another) ->
+       told = true; another = false; local_ = false; in_step = false; late = false
+    :: !threw && another
+    :: !threw && !another && !disagreed ->
+       local_ = false;
+       if
+       :: in_step && late -> says = true; late = false
+       :: in_step && !late -> apply_step(); in_step = false
+       :: else -> told = false
+       fi
+    fi;
+    disagreed = disagreed && another;
+    threw = false; group = 0; word = 0
+  }
 }
 
 #define RESTS (!closes && !says && !hears && !waits && !another)
 
+/* At once after the last action: that the program has ended is seen by its own coordinator alone. */
+inline end_program() {
+  d_step {
+    done[me] = true;
+    hasty[me] = false;
+    actions = 0; step_ = 0; round_ = 0; rounds_ = 0; accepted_rounds = 0; plan = 0;
+    fresh = false; local_ = false; passes_ = false; in_backward = false; late = false; altered = false;
+    told = false
+  }
+}
+
 proctype User(byte me) {
-  byte i, w, c, group, word, call, actions, step_, round_, rounds_, accepted_rounds, plan;
-  bool fresh, local_, passes_, in_backward, in_step, late, altered, disagreed, meets;
-  bool opens, closes, closed, says, hears, waits, another, calls_again, threw, accepted, told;
+  byte group, word, call, actions, step_, round_, rounds_, accepted_rounds, plan;
+  bool fresh, local_, passes_, in_backward, in_step, late, altered, disagreed;
+  bool opens, closes, closed, says, hears, waits, another, threw, adopts, told;
   mtype:trouble trouble = None;
   do
   :: atomic {
@@ -563,7 +637,7 @@ proctype User(byte me) {
        actions++;
        if
        :: skip
-       :: late -> altered = true
+       :: late && !altered -> altered = true
        fi;
        if
        :: /* backward() */
@@ -598,28 +672,34 @@ proctype User(byte me) {
           closed = late
 #endif
        :: else
-       fi
-     }
-  :: atomic {
-       closes ->
-       say();
-       closes = false;
+       fi;
+       late = late && RESTS;
        if
-       :: closed -> says = true
-       :: else -> waits = true
+       :: RESTS && actions == ACTIONS -> end_program(); break
+       :: else
        fi
      }
-  :: atomic { says -> say_call(closed); says = false; hears = true }
-  :: atomic { hears -> hear_call(closed); hears = false; closed = false }
+  :: atomic { closes -> say(); closes = false; says = closed; waits = !closed }
+  :: d_step { says -> say_call(); says = false; hears = true }
   :: atomic {
-       waits ->
+       hears && CALL_OVER ->
+       d_step { hear_call(); hears = false };
+       if
+       :: RESTS && actions == ACTIONS -> end_program(); break
+       :: else
+       fi
+     }
+  :: atomic {
+       waits && OVER(word) && OVER(group) ->
        finish_round();
        waits = false;
-       says = calls_again;
-       calls_again = false
+       if
+       :: RESTS && actions == ACTIONS -> end_program(); break
+       :: else
+       fi
      }
   :: atomic { another -> start_group(); another = false; closes = true }
-  :: atomic { RESTS -> done[me] = true; break }
+  :: atomic { RESTS -> end_program(); break }
   od
 }
 
