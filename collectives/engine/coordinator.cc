@@ -10,7 +10,6 @@
 #include <variant>
 
 #include "engine/default_arithmetic.h"
-#include "engine/validate.h"
 #include "wire/codec.h"
 
 namespace kolo::core {
