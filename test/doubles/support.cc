@@ -1,5 +1,6 @@
 #include "doubles/support.h"
 
+#include <cstdint>
 #include <cstdlib>
 
 namespace kolo::doubles {
@@ -8,13 +9,18 @@ namespace {
 /// Of a process in which ThreadSanitizer has reported something.
 constexpr int kExitStatusOfReport = 66;
 
+/// ThreadSanitizer forgets old accesses, so on a busy machine it can overlook a race.
+constexpr std::uint64_t kTries = 10;
+
 /// In a process of its own, which the report ends.
 void expect_reported(const std::function<int()>& run, const std::function<void()>& mutate) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto run_mutated = [&] {
-    reset();
-    mutate();
-    run();
+    for (std::uint64_t seed = 0; seed < kTries; ++seed) {
+      reset({.seed = seed});
+      mutate();
+      run();
+    }
     std::exit(0);
   };
   EXPECT_EXIT(run_mutated(), ::testing::ExitedWithCode(kExitStatusOfReport), "data race");
