@@ -189,15 +189,13 @@ std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& cal
   if (altered != calls.end() && !alike) {
     const CallHead& head = altered->head;
     const Member* const member = members_[static_cast<std::size_t>(head.altered_optimizer)];
-    if (member == nullptr)
+    if (member == nullptr) {
       return "the gradients of an optimizer that is destroyed here were altered";
+    }
     return fmt::format(
-        "rank {} has altered the gradient of '{}' since it was reduced, by clipping or scaling it, "
-        "for "
-        "example. The same was not done on rank {}, where backward() had reached no parameter, so "
-        "that "
-        "the gradients were reduced only in step(). Let backward() reach a parameter on every rank "
-        "(add "
+        "rank {} has altered the gradient of '{}' since it was reduced, by clipping or scaling it, for "
+        "example. The same was not done on rank {}, where backward() had reached no parameter, so that "
+        "the gradients were reduced only in step(). Let backward() reach a parameter on every rank (add "
         "0 * output.sum() to the loss), or leave the gradients as they are.",
         head.rank, member->name_of(static_cast<std::size_t>(head.altered_parameter)),
         member->latecomer().value_or(first.rank));
@@ -211,10 +209,8 @@ std::string OptimizerFamily::find_disagreement(const std::vector<RoundCall>& cal
   });
   if (other == calls.end() || any_elsewhere || rounds) return {};
   return fmt::format(
-      "rank {} calls step() of optimizer {} while rank {} calls that of optimizer {}, after a step "
-      "in "
-      "which backward() has reached no parameter on a rank: call them in the same order on all "
-      "ranks",
+      "rank {} calls step() of optimizer {} while rank {} calls that of optimizer {}, after a step in "
+      "which backward() has reached no parameter on a rank: call them in the same order on all ranks",
       first.rank, first.stepping, other->head.rank, other->head.stepping);
 }
 

@@ -11,7 +11,8 @@
 ///
 /// An empty name is replaced by the kind and a running number, which is the same on all ranks as
 /// long as they make their unnamed calls in the same order: name your tensors when several threads
-/// submit.
+/// submit. Within a host a blocking all-reduce whose name recurs is quicker: from the third time on the ranks
+/// need not ask each other.
 ///
 /// dtypes: uint8, int8, int16, int32, int64, float16, bfloat16, float32, float64, bool. float16 and
 /// bfloat16 are accumulated in float32 and rounded once. Sums are taken in rank order, so results
