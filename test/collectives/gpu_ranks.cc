@@ -28,7 +28,7 @@ bool is_average_of_integers(const Collective& c) {
 void make_small(DataType dtype, Bytes& values) {
   const std::size_t size = size_of(dtype);
   for (std::size_t i = 0; i < values.size(); i += size) {
-    values[i + size - 1] &= static_cast<std::byte>(size == 1 ? 0x1F : 0x00);
+    values[i + size - 1] &= static_cast<std::byte>(size == 1 ? 0x0F : 0x00);
   }
 }
 

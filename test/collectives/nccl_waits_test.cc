@@ -189,6 +189,8 @@ int run(std::uint64_t seed, const std::function<void()>& prepare) {
 
 TEST(NcclWaits, AreAllNeeded) {
   constexpr std::uint64_t kSeeds = 4;
+  // A wait may be left out in vain: what it waits for may have been early, on a busy machine most often.
+  constexpr std::uint64_t kMostSeeds = 60;
   for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) ASSERT_EQ(run(seed, [] {}), 0);
   // Of the host there are none.
   EXPECT_EQ(doubles::calls("cudaStreamSynchronize"), 0);
@@ -198,7 +200,7 @@ TEST(NcclWaits, AreAllNeeded) {
   EXPECT_EQ(waits, 5 + 6 + 1);
   for (std::int64_t i = 0; i < waits; ++i) {
     int wrong = 0;
-    for (std::uint64_t seed = 1; seed <= kSeeds && wrong == 0; ++seed) {
+    for (std::uint64_t seed = 1; seed <= kMostSeeds && wrong == 0; ++seed) {
       wrong = run(seed, [i] { doubles::skip_wait(i, 0); });
     }
     EXPECT_GT(wrong, 0) << "nobody misses wait " << i;
