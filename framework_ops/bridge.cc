@@ -117,18 +117,23 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
   return Work(std::move(state));
 }
 
-void run_allreduce(const std::shared_ptr<core::Context>& context, const Call& call,
+bool lies_ready(const torch::Tensor& tensor) {
+  return tensor.defined() && tensor.layout() == torch::kStrided && tensor.is_cpu() &&
+         tensor.is_contiguous() && find_type(tensor.scalar_type());
+}
+
+void run_allreduce(core::Context& context, const AllreduceOptions& options,
                    const torch::Tensor& tensor) {
-  const bool lies_ready = tensor.defined() && tensor.layout() == torch::kStrided &&
-                          tensor.is_cpu() && tensor.is_contiguous();
-  if (!lies_ready) return submit(context, call, tensor, tensor).wait();
-  core::Submission submission{.channel = call.process_set.id(),
-                              .request = make_request(*context, call, tensor),
-                              .input = tensor.data_ptr(),
-                              .output = tensor.data_ptr(),
-                              .keepalive = std::make_shared<torch::Tensor>(tensor),
-                              .work = nullptr};
-  const core::Status status = context->run(std::move(submission));
+  const core::Status status =
+      context.run({.process_set = options.process_set.id(),
+                   .name = options.name,
+                   .dtype = to_core(tensor.scalar_type()),
+                   .op = to_core(options.op),
+                   .prescale = options.prescale,
+                   .postscale = options.postscale,
+                   .shape = {tensor.sizes().data(), tensor.sizes().size()},
+                   .memory = tensor.data_ptr(),
+                   .owner = [&tensor] { return std::make_shared<torch::Tensor>(tensor); }});
   if (!status.ok()) throw Error(status.message());
 }
 

@@ -63,8 +63,11 @@ struct Call {
 Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
             const torch::Tensor& input, const torch::Tensor& output);
 
-/// Runs an all-reduce in place, and waits for it.
-void run_allreduce(const std::shared_ptr<core::Context>& context, const Call& call,
+/// Whether a collective can use the tensor's memory as it lies there, on the host.
+bool lies_ready(const torch::Tensor& tensor);
+
+/// Runs an all-reduce in place on such a tensor, and waits for it.
+void run_allreduce(core::Context& context, const AllreduceOptions& options,
                    const torch::Tensor& tensor);
 
 core::ReduceOp to_core(ReduceOp op);

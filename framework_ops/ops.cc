@@ -143,7 +143,11 @@ torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& opt
 }
 
 torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options) {
-  detail::run_allreduce(detail::current_context(), call_of(options, Caller::Waits), tensor);
+  if (detail::lies_ready(tensor)) {
+    detail::run_allreduce(*detail::current_context(), options, tensor);
+  } else {
+    start_allreduce(tensor, tensor, options, Caller::Waits).wait();
+  }
   return tensor;
 }
 

@@ -103,19 +103,18 @@ void Context::retire(std::shared_ptr<void> memory, RetiredMemory::Events last_us
   retired_.add(std::move(memory), std::move(last_uses));
 }
 
-Status Context::run(Submission submission) {
-  switch (coordinator_->run_now(submission)) {
-    case Executor::Now::Done:
+Status Context::run(const BlockingAllreduce& allreduce) {
+  const Executor::RunNow run = coordinator_->run_now(allreduce);
+  switch (run.state) {
+    case Executor::RunNow::State::Done:
       return {};
-    case Executor::Now::Late:
-      return submission.work->wait();
-    case Executor::Now::Unable:
-    case Executor::Now::Declined:
+    case Executor::RunNow::State::Late:
+      return run.work->wait();
+    case Executor::RunNow::State::Unable:
+    case Executor::RunNow::State::Declined:
       break;
   }
-  submission.awaited = true;
-  submission.work = std::make_shared<Work>();
-  return submit(std::move(submission))->wait();
+  return submit(allreduce.submission())->wait();
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {

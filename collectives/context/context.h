@@ -17,6 +17,7 @@
 #include "context/retired_memory.h"
 #include "control/control_plane.h"
 #include "data/data_plane.h"
+#include "engine/blocking_allreduce.h"
 #include "engine/coordinator.h"
 #include "engine/timeline.h"
 #include "engine/trace_relay.h"
@@ -59,9 +60,8 @@ class Context {
   /// blocks; errors come through the returned Work. Thread-safe.
   std::shared_ptr<Work> submit(Submission submission);
 
-  /// As submit(submission)->wait(), for an all-reduce in place, and quicker where its name recurs. It needs no Work.
-  /// Thread-safe.
-  Status run(Submission submission);
+  /// As submit(allreduce.submission())->wait(), and quicker where its name recurs. Thread-safe.
+  Status run(const BlockingAllreduce& allreduce);
 
   /// This rank submits nothing more of the plan: the other members' later operations of it fail. When all
   /// members have said so, nothing is left of it. The members of the set have agreed on an operation

@@ -41,8 +41,8 @@ struct Collective {
   std::vector<DeviceCopy> pack, unpack;
   /// Cuda: whether device_times() will be asked for.
   bool timed = false;
-  /// Cuda: of a channel's operations only those of one lane, which have the same members, start in the
-  /// same order on all of them.
+  /// Cuda: of a channel's operations only those of one lane, which have the same members, start in
+  /// the same order on all of them.
   int lane = 0;
 
   /// Allreduce: in place on `output`; a Cuda one reads `input`, which may be the same.
@@ -89,6 +89,10 @@ class Operation {
   /// Does what can be done now. Not called again after Done or a failure.
   virtual Result<Progress> progress() = 0;
 
+  /// Once Done: begins as another operation of its channel, on other memory, all else being the
+  /// same. False where it cannot, and is to be begun anew.
+  virtual bool begin_again(std::uint64_t /*sequence*/, void* /*output*/) { return false; }
+
   /// Members, by index, from which nothing has come yet.
   virtual std::vector<int> missing() const = 0;
 
@@ -105,7 +109,8 @@ class Operation {
 
 using StartedOperation = Result<std::unique_ptr<Operation>>;
 
-/// Memory of this process, aligned for every dtype and vector register. Null when there is not enough.
+/// Memory of this process, aligned for every dtype and vector register. Null when there is not
+/// enough.
 std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
 
 /// Used by one thread at a time. Any number of operations may be in flight.
@@ -125,8 +130,8 @@ class DataPlane {
   /// Whether members of an all-reduce on the CPU among these ranks can decline it.
   virtual bool carries_declines(const std::vector<int>& /*ranks*/) const { return false; }
 
-  /// No operation of this channel is in flight here, and none will be started by any member: what it
-  /// had can go. Its other members are told at other times, those with nothing to do late.
+  /// No operation of this channel is in flight here, and none will be started by any member: what
+  /// it had can go. Its other members are told at other times, those with nothing to do late.
   virtual void end_channel(ChannelId /*channel*/) {}
 
   /// Whether the progress of all that is in flight rings the coordinator's doorbell; if not,

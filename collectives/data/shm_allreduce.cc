@@ -19,26 +19,34 @@ namespace {
 class FlatAllreduce final : public ShmOperation {
  public:
   FlatAllreduce(const ShmSetup& setup, const Collective& collective)
-      : ShmOperation(setup, collective) {
+      : ShmOperation(setup, collective), inputs_(collective.ranks.size()) {
     announce(peers(), collective.output, bytes_of(collective.count));
+  }
+
+  bool begin_again(std::uint64_t sequence, void* output) override {
+    reset(sequence, output);
+    announce(peers(), output, bytes_of(collective().count));
+    return true;
   }
 
  private:
   Result<Progress> advance() override {
     if (!all_have_arrived()) return Progress::Waiting;
     if (any_declines()) return Progress::Done;
-    std::vector<const void*> inputs(collective().ranks.size(), collective().output);
+    inputs_[static_cast<std::size_t>(self())] = collective().output;
     for (const int member : peers()) {
       const ShmMember& other = told_by(member);
       Status status = check_arrival(member, bytes_of(collective().count));
       if (!status.ok()) return status;
-      inputs[static_cast<std::size_t>(member)] = other.payload.data();
+      inputs_[static_cast<std::size_t>(member)] = other.payload();
     }
     const std::array<void*, 1> output = {collective().output};
-    reduce(collective().dtype, collective().op, inputs, output, collective().count,
+    reduce(collective().dtype, collective().op, inputs_, output, collective().count,
            collective().prescale, collective().postscale);
     return Progress::Done;
   }
+
+  std::vector<const void*> inputs_;
 };
 
 constexpr std::int64_t kSliceUnit = 64;

@@ -23,7 +23,7 @@ struct ShmDataOptions {
   std::int64_t chunk_bytes = std::int64_t{256} << 10;
 
   /// Up to this size a member's bytes travel within signals.
-  std::int64_t flat_bytes = std::int64_t{2} << 10;
+  std::int64_t flat_bytes = std::int64_t{4} << 10;
 
   /// What one call of progress() works on at most.
   std::int64_t piece_bytes = std::int64_t{1} << 20;

@@ -12,10 +12,10 @@ constexpr std::size_t kMostSpare = 16;
 
 static_assert(std::is_trivially_copyable_v<ShmSignal>);
 
-void note(ShmMember& member, const ShmSignal& signal, std::span<const std::byte> payload) {
+void note(ShmMember& member, const ShmSignal& signal, std::vector<std::byte>& message) {
   switch (signal.kind) {
     case ShmSignal::Kind::ArrivedWithPayload:
-      member.payload.assign(payload.begin(), payload.end());
+      member.arrival.swap(message);
       [[fallthrough]];
     case ShmSignal::Kind::ArrivedStaged:
     case ShmSignal::Kind::ArrivedDirect:
@@ -42,6 +42,8 @@ void note(ShmMember& member, const ShmSignal& signal, std::span<const std::byte>
 
 }  // namespace
 
+const std::byte* ShmMember::payload() const { return arrival.data() + sizeof(ShmSignal); }
+
 ShmExchange::ShmExchange(std::shared_ptr<const shm::Host> host)
     : host_(std::move(host)), messenger_(host_, shm::Section::Data) {}
 
@@ -61,9 +63,8 @@ void ShmExchange::forget(Key key) {
   auto node = known_.extract(key);
   if (node.empty() || spare_.size() == kMostSpare) return;
   for (ShmMember& member : node.mapped()) {
-    std::vector<std::byte> payload = std::move(member.payload);
-    payload.clear();
-    member = {.payload = std::move(payload)};
+    std::vector<std::byte> arrival = std::move(member.arrival);
+    member = {.arrival = std::move(arrival)};
   }
   spare_.push_back(std::move(node));
 }
@@ -84,8 +85,7 @@ void ShmExchange::listen() {
     assert(message->bytes.size() >= sizeof(signal));
     std::memcpy(&signal, message->bytes.data(), sizeof(signal));
     Members& members = about({signal.channel, signal.sequence});
-    note(members[static_cast<std::size_t>(message->local_rank)], signal,
-         message->bytes.subspan(sizeof(signal)));
+    note(members[static_cast<std::size_t>(message->local_rank)], signal, message->bytes);
   }
 }
 

@@ -23,8 +23,9 @@ struct ShmMember {
   bool arrived = false;
   bool declined = false;
   std::uint64_t bytes = 0;
-  /// The bytes themselves, when they are few; else, if they are in its arena, their place there.
-  std::vector<std::byte> payload;
+  /// The bytes themselves, when they are few, behind their signal; else, if they are in its arena,
+  /// their place there.
+  std::vector<std::byte> arrival;
   bool direct = false;
   std::uint64_t place = 0;
 
@@ -37,6 +38,8 @@ struct ShmMember {
 
   /// It has abandoned the operation.
   bool gave_up = false;
+
+  const std::byte* payload() const;
 };
 
 struct ShmSignal {

@@ -19,7 +19,7 @@ StartedOperation ShmOperation::begin(std::unique_ptr<ShmOperation> operation) {
 ShmOperation::ShmOperation(const ShmSetup& setup, const Collective& collective)
     : setup_(setup),
       collective_(collective),
-      told_(setup.exchange.about({collective.channel, collective.sequence})) {
+      told_(&setup.exchange.about({collective.channel, collective.sequence})) {
   for (const int rank : collective_.ranks) locals_.push_back(*setup_.host.local_rank(rank));
   for (int i = 1; i < members(); ++i) peers_.push_back((self() + i) % members());
 }
@@ -32,6 +32,13 @@ ShmOperation::~ShmOperation() {
     setup_.exchange.give_up(local_of(member), signal(ShmSignal::Kind::GaveUp));
   }
   setup_.exchange.forget({collective_.channel, collective_.sequence});
+}
+
+void ShmOperation::reset(std::uint64_t sequence, void* output) {
+  collective_.sequence = sequence;
+  collective_.output = output;
+  told_ = &setup_.exchange.about({collective_.channel, sequence});
+  declined_ = finished_ = done_ = false;
 }
 
 std::vector<int> ShmOperation::missing() const {
@@ -79,7 +86,7 @@ std::int64_t ShmOperation::bytes_of(std::int64_t count) const {
 }
 
 const ShmMember& ShmOperation::told_by(int member) const {
-  return told_[static_cast<std::size_t>(local_of(member))];
+  return (*told_)[static_cast<std::size_t>(local_of(member))];
 }
 
 std::byte* ShmOperation::at(int member, std::uint64_t place, std::int64_t bytes) const {
@@ -105,19 +112,17 @@ void ShmOperation::tell(int member, ShmSignal::Kind kind, std::uint64_t place) c
 
 void ShmOperation::announce(std::span<const int> to, const void* memory, std::int64_t bytes) const {
   const auto size = static_cast<std::size_t>(bytes);
-  const auto place = setup_.host.own().offset_of(memory, size);
   std::span<const std::byte> payload;
-  ShmSignal arrival =
-      signal(place ? ShmSignal::Kind::ArrivedDirect : ShmSignal::Kind::ArrivedStaged);
+  ShmSignal arrival = signal(ShmSignal::Kind::ArrivedStaged);
   arrival.bytes = size;
-  arrival.place = place.value_or(0);
-  if (bytes <= setup_.options.flat_bytes) {
-    arrival.kind = ShmSignal::Kind::ArrivedWithPayload;
-    payload = {static_cast<const std::byte*>(memory), size};
-  }
   if (collective_.declined) {
     arrival.kind = ShmSignal::Kind::ArrivedDeclining;
-    payload = {};
+  } else if (bytes <= setup_.options.flat_bytes) {
+    arrival.kind = ShmSignal::Kind::ArrivedWithPayload;
+    payload = {static_cast<const std::byte*>(memory), size};
+  } else if (const auto place = setup_.host.own().offset_of(memory, size)) {
+    arrival.kind = ShmSignal::Kind::ArrivedDirect;
+    arrival.place = *place;
   }
   for (const int member : to) {
     setup_.exchange.tell(local_of(member), arrival, payload);

@@ -52,6 +52,9 @@ class ShmOperation : public Operation {
   /// member, either.
   virtual Result<Progress> advance() = 0;
 
+  /// Is as after the constructor.
+  void reset(std::uint64_t sequence, void* output);
+
   const ShmSetup& setup() const { return setup_; }
   const Collective& collective() const { return collective_; }
   int members() const { return static_cast<int>(locals_.size()); }
@@ -89,11 +92,11 @@ class ShmOperation : public Operation {
   Status lost(int member) const;
 
   const ShmSetup setup_;
-  const Collective collective_;
+  Collective collective_;
   /// Local ranks, by member.
   std::vector<int> locals_;
   std::vector<int> peers_;
-  ShmExchange::Members& told_;
+  ShmExchange::Members* told_;
   std::shared_ptr<std::byte> stage_;
   bool declined_ = false;
   bool finished_ = false;

@@ -88,7 +88,7 @@ class ShmReducescatter final : public ShmSpread {
   const std::byte* input(int member) const {
     if (member == self()) return part_of(member) + reduced_;
     const ShmMember& other = told_by(member);
-    if (bytes_ <= setup().options.flat_bytes) return other.payload.data() + reduced_;
+    if (bytes_ <= setup().options.flat_bytes) return other.payload() + reduced_;
     if (other.direct) return at(member, other.place, bytes_) + reduced_;
     return filled_by(member, steps_, chunk_);
   }

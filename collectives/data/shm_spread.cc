@@ -74,7 +74,7 @@ Result<Operation::Progress> ShmSpread::Taker::advance() {
   if (Status status = operation_.check_arrival(giver_, bytes_); !status.ok()) return status;
   Progress progress = Progress::Done;
   if (bytes_ <= operation_.setup().options.flat_bytes) {
-    if (bytes_ > 0) std::memcpy(to_, giver.payload.data(), giver.payload.size());
+    if (bytes_ > 0) std::memcpy(to_, giver.payload(), static_cast<std::size_t>(bytes_));
   } else {
     progress = giver.direct ? take_direct(giver) : take_step(giver);
   }

@@ -78,25 +78,26 @@ void Coordinator::submit(Submission submission) {
           fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
     }
     submitted_.push_back(std::move(submission));
+    news_.store(true, std::memory_order_relaxed);
   }
   baton_->call(awaited);
 }
 
-Executor::Now Coordinator::run_now(Submission& submission) {
-  if (!baton_->take_if_idle()) return Executor::Now::Unable;
+Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
+  if (!baton_->take_if_idle()) return {};
   const DefaultArithmetic arithmetic;
-  const Result<Executor::Now> now =
-      within_memory(rank_, [&] { return sets_.run_now(submission, crowded_ ? 1 : kLooksAtOnce); });
-  if (!now.ok()) {
+  Result<Executor::RunNow> ran =
+      within_memory(rank_, [&] { return sets_.run_now(allreduce, crowded_ ? 1 : kLooksAtOnce); });
+  if (!ran.ok()) {
     // It may be the consequence of a leave, which has been told before.
     const Result<bool> told = receive();
-    if (!told.ok() || !executor_.failure_is_moot()) fail(now.status().message(), /*tell_others=*/true);
-  } else if (now.value() == Executor::Now::Late) {
-    submission.work->work_with(baton_);
-    run(submission.work.get());
+    if (!told.ok() || !executor_.failure_is_moot()) fail(ran.status().message(), /*tell_others=*/true);
+  } else if (ran.value().state == Executor::RunNow::State::Late) {
+    ran.value().work->work_with(baton_);
+    run(ran.value().work.get());
   }
   baton_->give_back();
-  return now.ok() ? now.value() : Executor::Now::Unable;
+  return ran.ok() ? std::move(ran).value() : Executor::RunNow();
 }
 
 void Coordinator::end_plan(ChannelId plan) {
@@ -104,6 +105,7 @@ void Coordinator::end_plan(ChannelId plan) {
     const std::lock_guard lock(mutex_);
     if (leave_called_) return;
     ended_.push_back(plan);
+    news_.store(true, std::memory_order_relaxed);
   }
   baton_->call(/*awaited=*/false);
 }
@@ -112,6 +114,7 @@ void Coordinator::leave() {
   {
     const std::lock_guard lock(mutex_);
     leave_called_ = true;
+    news_.store(true, std::memory_order_relaxed);
   }
   baton_->close();
   std::call_once(join_once_, [this] { thread_.join(); });
@@ -146,12 +149,12 @@ void Coordinator::run(const Work* awaited) noexcept {
   }
 }
 
-/// Besides what can come from other ranks, what is to be taken from this one's users.
+/// Besides what can come from other ranks, what is to be taken from this one's users. Whoever
+/// brings that calls the baton afterwards, so it does not matter if it is seen only then.
 bool Coordinator::has_work() {
   if (expecting()) return true;
   if (relay_ != nullptr && !leaving_ && !relay_->empty()) return true;
-  const std::lock_guard lock(mutex_);
-  return !submitted_.empty() || !ended_.empty() || (leave_called_ && !leaving_);
+  return news_.load(std::memory_order_relaxed);
 }
 
 bool Coordinator::finished() const {
@@ -174,7 +177,8 @@ Result<bool> Coordinator::advance() {
   if (!released.ok()) return released;
   const Result<bool> progressed = executor_.progress();
   if (!progressed.ok()) {
-    // It may be the consequence of another rank's failure, or of a leave, which has been told before.
+    // It may be the consequence of another rank's failure, or of a leave, which has been told
+    // before.
     const Result<bool> told = receive();
     if (!told.ok() || !executor_.failure_is_moot()) return progressed;
     return true;
@@ -212,6 +216,7 @@ Result<bool> Coordinator::take_submissions() {
     const std::lock_guard lock(mutex_);
     submissions.swap(submitted_);
     ended.swap(ended_);
+    news_.store(false, std::memory_order_relaxed);
     // Nothing is submitted after the call.
     leave = leave_called_ && !leaving_;
   }

@@ -27,6 +27,7 @@
 /// nothing is left of it when all have. Messages between two ranks arrive in order, so a
 /// rank knows of everything agreed on in a set before it hears AllLeft for that set.
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -40,6 +41,7 @@
 #include "control/control_plane.h"
 #include "data/data_plane.h"
 #include "engine/baton.h"
+#include "engine/blocking_allreduce.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
 #include "engine/plans.h"
@@ -78,10 +80,9 @@ class Coordinator final : private Baton::Holder {
   /// Never blocks; errors come through the submission's Work. Thread-safe.
   void submit(Submission submission);
 
-  /// Runs an all-reduce in place whose name recurs, without a Work and on the caller's thread, if this rank has nothing
-  /// else under way. Done: it is. Late: it has a Work now, which may be done. Else it is to be submitted, which says
-  /// why. Thread-safe.
-  Executor::Now run_now(Submission& submission);
+  /// Runs an all-reduce whose name recurs on the caller's thread, if this rank has nothing else
+  /// under way. Unless it was started, it is to be submitted, which says why. Thread-safe.
+  Executor::RunNow run_now(const BlockingAllreduce& allreduce);
 
   /// See Context::end_plan(). Thread-safe.
   void end_plan(ChannelId plan);
@@ -140,6 +141,8 @@ class Coordinator final : private Baton::Holder {
   std::vector<Submission> submitted_;  // guarded by mutex_
   std::vector<ChannelId> ended_;       // guarded by mutex_
   bool leave_called_ = false;          // guarded by mutex_
+  /// Any of these is new; written under mutex_.
+  std::atomic<bool> news_ = false;
 
   // The rest belongs to who holds the baton.
   /// When the look at hand began.

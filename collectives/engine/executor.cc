@@ -27,6 +27,8 @@ struct Executor::Channel {
   std::uint64_t next_sequence = 0;
   std::deque<Group> queued;
   std::vector<Group> in_flight;
+  /// The latest that was run at once, and is done.
+  std::unique_ptr<Operation> standing;
   /// Operations that have failed, kept because other members, or the GPU, may still use this rank's
   /// memory.
   std::vector<Group> withdrawn;
@@ -63,45 +65,64 @@ void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
   }
 }
 
-Result<Executor::Now> Executor::run_now(ChannelId id, Submission& submission, int looks) {
+Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce& allreduce,
+                                           int looks) {
   const auto found = channels_.find(id);
-  if (found == channels_.end() || !idle()) return Now::Unable;
+  if (found == channels_.end() || !idle()) return RunNow();
   Channel& channel = found->second;
-  if (channel.next_sequence >= channel.end) return Now::Unable;
-  Collective collective = describe(submission, channel.members);
-  collective.sequence = channel.next_sequence++;
-  failed_ = {id, collective.sequence};
+  if (channel.next_sequence >= channel.end) return RunNow();
+  const std::uint64_t sequence = channel.next_sequence++;
+  failed_ = {id, sequence};
+  std::optional<Group> group;
+  if (trace_ != nullptr) group = alone(sequence, allreduce.submission());
+  if (Status status = start_now(channel, sequence, allreduce); !status.ok()) return status;
+  for (int look = 0; look < looks; ++look) {
+    const Result<Operation::Progress> progress = channel.standing->progress();
+    if (!progress.ok()) {
+      channel.standing.reset();
+      return progress.status();
+    }
+    if (progress.value() != Operation::Progress::Done) continue;
+    if (channel.standing->declined()) {
+      close(id);
+      return RunNow{RunNow::State::Declined};
+    }
+    if (group) {
+      group->times.reduced = group->times.unpacked = Clock::now();
+      group->record(*trace_);
+    }
+    return RunNow{RunNow::State::Done};
+  }
+  if (!group) group = alone(sequence, allreduce.submission());
+  RunNow late{RunNow::State::Late, group->tensors.front().submission.work};
+  group->operation = std::move(channel.standing);
+  channel.in_flight.push_back(std::move(*group));
+  mark_busy(channel);
+  return late;
+}
+
+/// With the operation before, if that can be had again: it has all that this one needs.
+Status Executor::start_now(Channel& channel, std::uint64_t sequence,
+                           const BlockingAllreduce& allreduce) {
+  if (channel.standing != nullptr && channel.standing->begin_again(sequence, allreduce.memory)) {
+    return {};
+  }
+  Collective collective = describe(allreduce.submission(), channel.members);
+  collective.sequence = sequence;
   StartedOperation operation = plane_.start(collective);
   if (!operation.ok()) return operation.status();
-  for (int look = 0; look < looks; ++look) {
-    const Result<Operation::Progress> progress = operation.value()->progress();
-    if (!progress.ok()) return progress.status();
-    if (progress.value() != Operation::Progress::Done) continue;
-    if (operation.value()->declined()) {
-      close(id);
-      return Now::Declined;
-    }
-    if (trace_ != nullptr) {
-      Group group = alone(collective.sequence, submission);
-      group.times.reduced = group.times.unpacked = Clock::now();
-      group.record(*trace_);
-    }
-    return Now::Done;
-  }
-  submission.work = std::make_shared<Work>();
-  channel.in_flight.push_back(alone(collective.sequence, submission));
-  channel.in_flight.back().operation = std::move(operation).value();
-  mark_busy(channel);
-  return Now::Late;
+  channel.standing = std::move(operation).value();
+  return {};
 }
 
 /// The group of a submission that has been started by itself, in place.
-Group Executor::alone(std::uint64_t sequence, const Submission& submission) const {
+Group Executor::alone(std::uint64_t sequence, Submission submission) const {
   Group group{.sequence = sequence};
   const Request* const request = &submission.request;
   group.plan = std::move(plan_fusion({&request, 1}, fusion_threshold_).front());
-  group.tensors.push_back({submission, {.name = submission.request.name}});
   group.times.agreed = group.times.started = group.times.packed = submission.submitted;
+  const std::string name = request->name;
+  group.tensors.push_back({std::move(submission), {.name = name}});
   return group;
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "data/data_plane.h"
+#include "engine/blocking_allreduce.h"
 #include "engine/engine_trace.h"
 #include "engine/fusion_buffer.h"
 #include "engine/group.h"
@@ -39,13 +40,20 @@ class Executor {
   /// `batch`: agreed on in this order by every member of the channel.
   void enqueue(ChannelId channel, std::vector<AgreedSubmission> batch);
 
-  /// How far run_now() has come. `Unable`: nothing was started. `Late`: members have yet to come, and the
-  /// operation is in flight like any other, with a Work.
-  enum class Now { Unable, Done, Declined, Late };
+  /// How far run_now() has come.
+  struct RunNow {
+    /// Unable: nothing was started. Late: members have yet to come, and the operation is in flight
+    /// like any other.
+    enum class State { Unable, Done, Declined, Late };
 
-  /// Runs the next operation of a plan, if nothing else is under way, and looks as often as `looks` whether it is
-  /// done. The submission needs no Work.
-  Result<Now> run_now(ChannelId channel, Submission& submission, int looks);
+    State state = State::Unable;
+    /// If it is late.
+    std::shared_ptr<Work> work;
+  };
+
+  /// Runs the next operation of a plan whose operations are all alike, if nothing else is under
+  /// way, and looks as often as `looks` whether it is done.
+  Result<RunNow> run_now(ChannelId channel, const BlockingAllreduce& allreduce, int looks);
 
   /// Operations that a member has declined since the last call, this one's own among them.
   std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
@@ -59,7 +67,8 @@ class Executor {
 
   bool idle() const;
 
-  /// Whether there is such a channel, and how many operations were enqueued in each that is not closed.
+  /// Whether there is such a channel, and how many operations were enqueued in each that is not
+  /// closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
 
@@ -67,7 +76,8 @@ class Executor {
   /// member will not start them.
   void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
 
-  /// No member will enqueue anything there any more: the channel goes when nothing of it is in flight.
+  /// No member will enqueue anything there any more: the channel goes when nothing of it is in
+  /// flight.
   void close(ChannelId channel);
 
   /// An operation for which not all members have come.
@@ -88,7 +98,8 @@ class Executor {
   struct Channel;
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
-  Group alone(std::uint64_t sequence, const Submission& submission) const;
+  Status start_now(Channel& channel, std::uint64_t sequence, const BlockingAllreduce& allreduce);
+  Group alone(std::uint64_t sequence, Submission submission) const;
   void mark_busy(Channel& channel);
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);

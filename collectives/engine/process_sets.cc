@@ -32,19 +32,18 @@ ProcessSets::ProcessSets(const Topology& topology, const DataPlane& data, Execut
 
 // ---- what this rank submits ----
 
-Result<Executor::Now> ProcessSets::run_now(Submission& submission, int looks) {
-  const auto found = channels_.find(submission.channel);
-  if (!end_.empty() || found == channels_.end()) return Executor::Now::Unable;
+Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce, int looks) {
+  const auto found = channels_.find(allreduce.process_set);
+  if (!end_.empty() || found == channels_.end()) return Executor::RunNow();
   RecurringNames& names = found->second.recurring;
-  RecurringNames::Name* const name = names.find(submission.request.name);
-  if (name == nullptr || name->in_use() || name->request != submission.request) {
-    return Executor::Now::Unable;
-  }
-  Result<Executor::Now> now =
-      executor_.run_now(plan_channel(submission.channel, name->plan), submission, looks);
-  if (now.ok() && now.value() == Executor::Now::Declined) names.remove(submission.request.name);
-  if (now.ok() && now.value() == Executor::Now::Late) name->work = submission.work;
-  return now;
+  RecurringNames::Name* const name = names.find(allreduce.name);
+  if (name == nullptr || name->in_use() || !allreduce.is(name->request)) return Executor::RunNow();
+  Result<Executor::RunNow> ran =
+      executor_.run_now(plan_channel(allreduce.process_set, name->plan), allreduce, looks);
+  if (!ran.ok()) return ran;
+  if (ran.value().state == Executor::RunNow::State::Declined) names.remove(name->request.name);
+  if (ran.value().state == Executor::RunNow::State::Late) name->work = ran.value().work;
+  return ran;
 }
 
 Status ProcessSets::hand_in(std::vector<Submission> submissions, Clock::time_point now) {

@@ -21,6 +21,7 @@
 #include "base/status.h"
 #include "base/topology.h"
 #include "data/data_plane.h"
+#include "engine/blocking_allreduce.h"
 #include "engine/channel.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
@@ -42,7 +43,7 @@ class ProcessSets {
               EngineTrace* trace, Send send);
 
   /// Runs an operation that needs no negotiation; see Executor::run_now().
-  Result<Executor::Now> run_now(Submission& submission, int looks);
+  Result<Executor::RunNow> run_now(const BlockingAllreduce& allreduce, int looks);
 
   /// Submissions of this rank. What is wrong with one of them, its Work says.
   Status hand_in(std::vector<Submission> submissions, Clock::time_point now);

@@ -31,7 +31,7 @@ void RecurringNames::add(const Request& request, PlanId plan) {
   names_[request.name] = {.request = request, .plan = plan};
 }
 
-RecurringNames::Name* RecurringNames::find(const std::string& name) {
+RecurringNames::Name* RecurringNames::find(std::string_view name) {
   const auto found = names_.find(name);
   return found == names_.end() ? nullptr : &found->second;
 }

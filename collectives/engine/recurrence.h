@@ -21,8 +21,11 @@
 /// fit is the leader's to say, as ever. A rank submits a name again only when it has been answered, so all have
 /// heard of the plan by the time when any uses it.
 
+#include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 
 #include "engine/work.h"
@@ -57,11 +60,17 @@ class RecurringNames {
   /// From now on `request` is an operation of this plan.
   void add(const Request& request, PlanId plan);
   /// Null when it does not recur.
-  Name* find(const std::string& name);
+  Name* find(std::string_view name);
   void remove(const std::string& name) { names_.erase(name); }
 
  private:
-  std::unordered_map<std::string, Name> names_;
+  /// So that a name can be found that nobody has made a string of.
+  struct Hash {
+    using is_transparent = void;
+    std::size_t operator()(std::string_view name) const { return std::hash<std::string_view>()(name); }
+  };
+
+  std::unordered_map<std::string, Name, Hash, std::equal_to<>> names_;
 };
 
 }  // namespace kolo::core

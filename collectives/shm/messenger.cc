@@ -1,8 +1,6 @@
 #include "shm/messenger.h"
 
 #include <algorithm>
-#include <array>
-#include <cstring>
 #include <utility>
 
 namespace kolo::core::shm {
@@ -15,59 +13,48 @@ Messenger::Messenger(std::shared_ptr<const Host> host, Section section) : host_(
   }
 }
 
-void Messenger::Outgoing::write(std::span<const std::byte> bytes) {
-  if (rest.empty()) bytes = bytes.subspan(ring.write(bytes));
-  rest.insert(rest.end(), bytes.begin(), bytes.end());
-}
-
 void Messenger::send(int local_rank, std::span<const std::byte> head,
                      std::span<const std::byte> body) {
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
   if (outgoing.ended) return;
-  const std::uint64_t length = head.size() + body.size();
-  outgoing.write(std::as_bytes(std::span(&length, 1)));
-  outgoing.write(head);
-  outgoing.write(body);
-  outgoing.ring.publish();
-  host_->ring(local_rank);
-  if (!outgoing.rest.empty()) flush(local_rank);
+  const bool is_frame = head.size() + body.size() <= Ring::kMostInFrame && outgoing.rest.empty();
+  if (is_frame && outgoing.ring.write(head, body, /*goes_on=*/false)) {
+    host_->ring(local_rank);
+    return;
+  }
+  std::vector<std::byte>& message = outgoing.rest.emplace_back(head.begin(), head.end());
+  message.insert(message.end(), body.begin(), body.end());
+  flush(local_rank);
 }
 
 void Messenger::flush(int local_rank) {
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
-  while (outgoing.gone < outgoing.rest.size()) {
-    const std::size_t count = outgoing.ring.write(std::span(outgoing.rest).subspan(outgoing.gone));
-    if (count == 0) {
-      if (!outgoing.ring.wait_for_room()) return;
+  while (!outgoing.rest.empty()) {
+    const std::span<const std::byte> left = std::span(outgoing.rest.front()).subspan(outgoing.gone);
+    const auto piece = left.first(std::min(left.size(), Ring::kMostInFrame));
+    const bool goes_on = piece.size() < left.size();
+    if (!outgoing.ring.write(piece, {}, goes_on)) {
+      if (!outgoing.ring.wait_for_room(piece.size())) return;
       continue;
     }
-    outgoing.gone += count;
-    outgoing.ring.publish();
     host_->ring(local_rank);
+    outgoing.gone += piece.size();
+    if (goes_on) continue;
+    outgoing.rest.pop_front();
+    outgoing.gone = 0;
   }
-  outgoing.rest.clear();
-  outgoing.gone = 0;
 }
 
 /// Whether a message is complete.
 bool Messenger::Incoming::take() {
-  if (!length) {
-    std::array<std::byte, sizeof(std::uint64_t)> prefix{};
-    if (ring.available(prefix.size()) < prefix.size()) return false;
-    ring.read(prefix);
-    length = 0;
-    std::memcpy(&*length, prefix.data(), prefix.size());
-    bytes.resize(static_cast<std::size_t>(*length));
-    arrived = 0;
+  while (const std::optional<Ring::Frame> frame = ring.next()) {
+    const std::size_t begin = goes_on ? bytes.size() : 0;
+    bytes.resize(begin + frame->bytes);
+    ring.read(*frame, bytes.data() + begin);
+    goes_on = frame->goes_on;
+    if (!goes_on) return true;
   }
-  while (arrived < bytes.size()) {
-    const std::size_t count = std::min(ring.available(), bytes.size() - arrived);
-    if (count == 0) return false;
-    ring.read(std::span(bytes).subspan(arrived, count));
-    arrived += count;
-  }
-  length.reset();
-  return true;
+  return false;
 }
 
 std::optional<Messenger::Message> Messenger::receive() {
@@ -78,11 +65,11 @@ std::optional<Messenger::Message> Messenger::receive() {
     if (sending_to(peer)) flush(peer);
     Incoming& incoming = incoming_[static_cast<std::size_t>(peer)];
     const bool ended = incoming.ring.ended();
-    if (incoming.ring.available() > 0) {
-      const bool complete = incoming.take();
-      if (incoming.ring.release()) host_->ring(peer);
-      if (complete) return Message{.local_rank = peer, .bytes = incoming.bytes};
-    }
+    const bool complete = incoming.take();
+    // As late as it does no harm: what has come is of more use than room.
+    const bool releases = complete ? incoming.ring.holds_much() : incoming.ring.holds();
+    if (releases && incoming.ring.release()) host_->ring(peer);
+    if (complete) return Message{.local_rank = peer, .bytes = incoming.bytes};
     incoming.ended = ended;
   }
   return std::nullopt;

@@ -3,7 +3,7 @@
 /// Messages between the ranks of a host.
 
 #include <cstddef>
-#include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <span>
@@ -25,8 +25,8 @@ class Messenger {
 
   struct Message {
     int local_rank = 0;
-    /// Valid until the next call.
-    std::span<const std::byte> bytes;
+    /// Valid until the next call, and to be swapped for other memory by who wants to keep it.
+    std::vector<std::byte>& bytes;
   };
   /// The next message that has arrived whole; also moves what is under way.
   std::optional<Message> receive();
@@ -43,18 +43,16 @@ class Messenger {
  private:
   struct Outgoing {
     RingWriter ring;
-    /// What the ring had no room for, and how much of it has gone since.
-    std::vector<std::byte> rest;
+    /// Messages that have yet to go, and how much of the first one has.
+    std::deque<std::vector<std::byte>> rest;
     std::size_t gone = 0;
     bool ended = false;
-
-    void write(std::span<const std::byte> bytes);
   };
   struct Incoming {
     RingReader ring;
-    std::optional<std::uint64_t> length;
     std::vector<std::byte> bytes;
-    std::size_t arrived = 0;
+    /// They are the beginning of a message.
+    bool goes_on = false;
     bool ended = false;
 
     bool take();

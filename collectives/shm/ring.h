@@ -1,96 +1,166 @@
 #pragma once
 
-/// Bytes from one process to another, through memory that both map.
+/// Frames of bytes from one process to another, through memory that both map.
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 
 namespace kolo::core::shm {
 
 /// The shared part; zeros are an empty ring. One thread writes, one reads.
 ///
-/// Happens-before: what was written into `bytes` is seen by who reads the value of `written` that
-/// was stored after it (release, acquire), and a place is free for who reads the value of `read`
-/// that was stored after it had been emptied. `starved` and `read` are in one order with each other
-/// (seq_cst): either the reader sees that the writer waits for room, or the writer sees the room.
-/// Who sees that the ring is `ended` sees all that was written (release, acquire).
+/// A frame's first bytes are in a cell, a line of the cache whose stamp says that the frame is
+/// there: who waits for a short one gets it with the line that it looks at, as with Open MPI's fast
+/// boxes, and need not fetch a counter before. A stamp holds the lap, so an earlier frame's is not
+/// mistaken for it. The other bytes of a longer frame are in `bulk`.
+///
+/// Happens-before: what was written into cell and `bulk` is seen by who reads the stamp that was
+/// stored after it (release, acquire), and a place is free for who reads the values of `read` and
+/// `emptied` that were stored after it had been read. `starved` and `read` are in one order with
+/// each other (seq_cst): either the reader sees that the writer waits for room, or the writer sees
+/// the room. Who sees that the ring is `ended` sees all that was written (release, acquire).
 struct Ring {
-  static constexpr std::size_t kBytes = std::size_t{64} << 10;
+  struct alignas(64) Cell {
+    static constexpr std::size_t kBytes = 56;
 
-  /// Bytes ever written, and whether the writer will write no more.
-  alignas(64) std::atomic<std::uint64_t> written;
-  std::atomic<std::uint32_t> ended;
-  /// Bytes ever read, and whether the writer waits for room.
+    std::atomic<std::uint64_t> stamp;
+    std::array<std::byte, kBytes> bytes;
+  };
+  static constexpr std::size_t kCells = 256;
+  static constexpr std::size_t kBulkBytes = std::size_t{64} << 10;
+  /// So that a large message's receiver reads some frames while others are written.
+  static constexpr std::size_t kMostInFrame = kBulkBytes / 4;
+
+  struct Frame {
+    std::size_t bytes = 0;
+    /// The next frame goes on with the same message.
+    bool goes_on = false;
+
+    std::size_t in_bulk() const { return bytes - std::min(bytes, Cell::kBytes); }
+    /// As frame number `number`, counted from the first ever.
+    std::uint64_t stamp(std::uint64_t number) const {
+      return (number / kCells + 1) << 32 | bytes << 1 | static_cast<std::uint64_t>(goes_on);
+    }
+  };
+
+  /// Whether the writer will write no more.
+  alignas(64) std::atomic<std::uint32_t> ended;
+  /// Frames ever read, their bytes in bulk, and whether the writer waits for room.
   alignas(64) std::atomic<std::uint64_t> read;
+  std::atomic<std::uint64_t> emptied;
   std::atomic<std::uint32_t> starved;
-  alignas(64) std::array<std::byte, kBytes> bytes;
+  std::array<Cell, kCells> cells;
+  std::array<std::byte, kBulkBytes> bulk;
 };
-static_assert(std::atomic<std::uint64_t>::is_always_lock_free);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(Ring::Cell) == 64);
 
 class RingWriter {
  public:
   explicit RingWriter(Ring& ring) : ring_(&ring) {}
 
-  /// Writes as much as there is room for; the reader sees it after publish(). The number of bytes.
-  std::size_t write(std::span<const std::byte> from) {
-    if (from.size() > room()) read_ = ring_->read.load(std::memory_order_acquire);
-    const std::size_t count = std::min(from.size(), room());
-    const std::size_t place = written_ % Ring::kBytes;
-    const std::size_t first = std::min(count, Ring::kBytes - place);
-    if (first > 0) std::memcpy(ring_->bytes.data() + place, from.data(), first);
-    if (count > first) std::memcpy(ring_->bytes.data(), from.data() + first, count - first);
-    written_ += count;
-    return count;
+  /// Both parts as one frame, at most kMostInFrame bytes. False if there is no room.
+  bool write(std::span<const std::byte> head, std::span<const std::byte> body, bool goes_on) {
+    const Ring::Frame frame{head.size() + body.size(), goes_on};
+    if (!fits(frame)) look_for_room(std::memory_order_acquire);
+    if (!fits(frame)) return false;
+    Ring::Cell& cell = ring_->cells[written_ % Ring::kCells];
+    fill(cell, 0, head);
+    fill(cell, head.size(), body);
+    cell.stamp.store(frame.stamp(written_), std::memory_order_release);
+    ++written_;
+    return true;
   }
-
-  void publish() { ring_->written.store(written_, std::memory_order_release); }
 
   void end() { ring_->ended.store(1, std::memory_order_release); }
 
   /// Asks the reader to say when there is room. True when there is some already.
-  bool wait_for_room() {
+  bool wait_for_room(std::size_t bytes) {
     ring_->starved.store(1, std::memory_order_seq_cst);
-    read_ = ring_->read.load(std::memory_order_seq_cst);
-    return room() > 0;
+    look_for_room(std::memory_order_seq_cst);
+    return fits({.bytes = bytes});
   }
 
  private:
-  std::size_t room() const { return Ring::kBytes - static_cast<std::size_t>(written_ - read_); }
+  bool fits(const Ring::Frame& frame) const {
+    return written_ - read_ < Ring::kCells &&
+           filled_ - emptied_ + frame.in_bulk() <= Ring::kBulkBytes;
+  }
+
+  void look_for_room(std::memory_order order) {
+    read_ = ring_->read.load(order);
+    emptied_ = ring_->emptied.load(std::memory_order_acquire);
+  }
+
+  /// Bytes of the frame from its number `begin` on.
+  void fill(Ring::Cell& cell, std::size_t begin, std::span<const std::byte> from) {
+    const std::size_t room = Ring::Cell::kBytes - std::min(begin, Ring::Cell::kBytes);
+    const std::size_t in_cell = std::min(from.size(), room);
+    if (in_cell > 0) std::memcpy(cell.bytes.data() + begin, from.data(), in_cell);
+    from = from.subspan(in_cell);
+    if (from.empty()) return;
+    const std::size_t place = filled_ % Ring::kBulkBytes;
+    const std::size_t first = std::min(from.size(), Ring::kBulkBytes - place);
+    std::memcpy(ring_->bulk.data() + place, from.data(), first);
+    std::memcpy(ring_->bulk.data(), from.data() + first, from.size() - first);
+    filled_ += from.size();
+  }
 
   Ring* ring_;
+  /// Frames, and their bytes in bulk.
   std::uint64_t written_ = 0;
+  std::uint64_t filled_ = 0;
   /// As last looked up.
   std::uint64_t read_ = 0;
+  std::uint64_t emptied_ = 0;
 };
 
 class RingReader {
  public:
   explicit RingReader(Ring& ring) : ring_(&ring) {}
 
-  /// Bytes that can be read; looks anew when it knows of less than `wanted`.
-  std::size_t available(std::size_t wanted = 1) {
-    if (written_ - read_ < wanted) written_ = ring_->written.load(std::memory_order_acquire);
-    return static_cast<std::size_t>(written_ - read_);
+  /// The next frame, if it is there.
+  std::optional<Ring::Frame> next() const {
+    const Ring::Cell& cell = ring_->cells[read_ % Ring::kCells];
+    const std::uint64_t stamp = cell.stamp.load(std::memory_order_acquire);
+    const Ring::Frame frame{(stamp & 0xffff'ffff) >> 1, (stamp & 1) != 0};
+    if (stamp != frame.stamp(read_)) return std::nullopt;
+    return frame;
   }
 
-  /// Whether nothing comes after what is available from now on.
+  /// Takes it.
+  void read(const Ring::Frame& frame, std::byte* to) {
+    const std::size_t in_cell = std::min(frame.bytes, Ring::Cell::kBytes);
+    if (in_cell > 0) std::memcpy(to, ring_->cells[read_ % Ring::kCells].bytes.data(), in_cell);
+    ++read_;
+    const std::size_t in_bulk = frame.in_bulk();
+    if (in_bulk == 0) return;
+    const std::size_t place = emptied_ % Ring::kBulkBytes;
+    const std::size_t first = std::min(in_bulk, Ring::kBulkBytes - place);
+    std::memcpy(to + in_cell, ring_->bulk.data() + place, first);
+    std::memcpy(to + in_cell + first, ring_->bulk.data(), in_bulk - first);
+    emptied_ += in_bulk;
+  }
+
+  /// Whether nothing comes after what is there from now on.
   bool ended() const { return ring_->ended.load(std::memory_order_acquire) != 0; }
 
-  /// `to` must not be larger than what is available.
-  void read(std::span<std::byte> to) {
-    const std::size_t place = read_ % Ring::kBytes;
-    const std::size_t first = std::min(to.size(), Ring::kBytes - place);
-    if (first > 0) std::memcpy(to.data(), ring_->bytes.data() + place, first);
-    if (to.size() > first) std::memcpy(to.data() + first, ring_->bytes.data(), to.size() - first);
-    read_ += to.size();
+  /// Whether anything that was read is not released yet; and whether the writer may soon need it.
+  bool holds() const { return read_ != released_; }
+  bool holds_much() const {
+    return read_ - released_ > Ring::kCells / 2 || emptied_ - released_bulk_ > Ring::kBulkBytes / 2;
   }
 
   /// Lets the writer use again what has been read. True when it has been waiting for that.
   bool release() {
+    released_ = read_;
+    released_bulk_ = emptied_;
+    ring_->emptied.store(emptied_, std::memory_order_release);
     ring_->read.store(read_, std::memory_order_seq_cst);
     return ring_->starved.load(std::memory_order_seq_cst) != 0 &&
            ring_->starved.exchange(0, std::memory_order_seq_cst) != 0;
@@ -98,9 +168,11 @@ class RingReader {
 
  private:
   Ring* ring_;
+  /// Frames, and their bytes in bulk; and what of these is released.
   std::uint64_t read_ = 0;
-  /// As last looked up.
-  std::uint64_t written_ = 0;
+  std::uint64_t emptied_ = 0;
+  std::uint64_t released_ = 0;
+  std::uint64_t released_bulk_ = 0;
 };
 
 }  // namespace kolo::core::shm

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -253,7 +254,7 @@ TEST_P(HostTest, OneRefusesForAll) {
 
 // ---- messages ----
 
-TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
+std::vector<std::shared_ptr<Host>> two_on_a_host() {
   Meeting meeting(2);
   std::vector<std::shared_ptr<Host>> hosts(2);
   run_ranks(2, [&](int rank) {
@@ -261,6 +262,50 @@ TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
     hosts[static_cast<std::size_t>(rank)] =
         Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB}).value();
   });
+  return hosts;
+}
+
+/// Message number `number` of a rank: of sizes around those of cells, frames and rings, often the same.
+std::vector<std::byte> message(int rank, std::uint64_t number) {
+  std::mt19937_64 random(number * 2 + static_cast<unsigned>(rank));
+  constexpr std::size_t kSizes[] = {0, 8, 32, 36, 40, 55, 1000, Ring::kMostInFrame - 1,
+                                    Ring::kBulkBytes, 200'000};
+  const std::size_t size = kSizes[random() % (number % 50 == 0 ? 10 : 7)] + random() % 3;
+  std::vector<std::byte> bytes(size);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
+  return bytes;
+}
+
+// Both send as fast as they can, and receive now and then.
+TEST(Messenger, DeliversEverySizeInOrder) {
+  constexpr std::uint64_t kMessages = 3000;
+  const std::vector<std::shared_ptr<Host>> hosts = two_on_a_host();
+  run_ranks(2, [&](int rank) {
+    const int peer = 1 - rank;
+    Messenger messenger(hosts[static_cast<std::size_t>(rank)], Section::Data);
+    std::mt19937_64 random(static_cast<unsigned>(rank));
+    std::uint64_t sent = 0;
+    std::uint64_t received = 0;
+    while (sent < kMessages || received < kMessages || messenger.sending()) {
+      for (auto burst = random() % 8; burst > 0 && sent < kMessages; --burst, ++sent) {
+        const std::vector<std::byte> bytes = message(rank, sent);
+        const std::size_t head = std::min<std::size_t>(bytes.size(), random() % 40);
+        messenger.send(peer, std::span(bytes).first(head), std::span(bytes).subspan(head));
+      }
+      const auto got = messenger.receive();
+      if (!got) {
+        std::this_thread::yield();
+        continue;
+      }
+      ASSERT_EQ(got->local_rank, peer);
+      ASSERT_EQ(got->bytes, message(peer, received)) << "message " << received;
+      ++received;
+    }
+  });
+}
+
+TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
+  const std::vector<std::shared_ptr<Host>> hosts = two_on_a_host();
   Messenger from(hosts[0], Section::Data);
   Messenger to(hosts[1], Section::Data);
   const std::vector<std::byte> bytes(1000);

@@ -75,6 +75,23 @@ class ForwardingControl : public ControlPlane {
   std::unique_ptr<ControlPlane> plane_;
 };
 
+class ForwardingOperation : public Operation {
+ public:
+  explicit ForwardingOperation(std::unique_ptr<Operation> operation)
+      : operation_(std::move(operation)) {}
+  Result<Progress> progress() override { return operation_->progress(); }
+  bool begin_again(std::uint64_t sequence, void* output) override {
+    return operation_->begin_again(sequence, output);
+  }
+  std::vector<int> missing() const override { return operation_->missing(); }
+  bool declined() const override { return operation_->declined(); }
+  std::shared_ptr<DeviceEvent> issued() const override { return operation_->issued(); }
+  std::optional<DeviceTimes> device_times() const override { return operation_->device_times(); }
+
+ private:
+  std::unique_ptr<Operation> operation_;
+};
+
 class ForwardingData : public DataPlane {
  public:
   explicit ForwardingData(std::unique_ptr<DataPlane> plane) : plane_(std::move(plane)) {}

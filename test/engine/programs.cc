@@ -66,7 +66,16 @@ Call::Call(Context& context, const Set& set, Recipe recipe)
   const bool run = recipe_.runs && recipe_.kind == CollectiveKind::Allreduce && in_place &&
                    recipe_.device == DeviceType::Cpu && recipe_.plan == 0;
   if (run) {
-    ended_ = context.run(std::move(submission));
+    const Request& request = submission.request;
+    ended_ = context.run({.process_set = submission.channel,
+                          .name = request.name,
+                          .dtype = request.dtype,
+                          .op = request.op,
+                          .prescale = request.prescale,
+                          .postscale = request.postscale,
+                          .shape = request.shape,
+                          .memory = submission.output,
+                          .owner = [&submission] { return submission.keepalive; }});
   } else {
     work_ = context.submit(std::move(submission));
   }

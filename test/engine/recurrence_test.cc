@@ -41,12 +41,29 @@ class CountingData final : public job::ForwardingData {
       : ForwardingData(std::move(plane)), of_names_(of_names) {}
 
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
+    Result<std::unique_ptr<Operation>> operation = ForwardingData::start(collective);
     const bool of_name = collective.channel >= plan_channel(0, kMostPlans + 1);
-    if (of_name) ++of_names_;
-    return ForwardingData::start(collective);
+    if (!of_name || !operation.ok()) return operation;
+    ++of_names_;
+    return std::unique_ptr<Operation>(
+        std::make_unique<Counted>(std::move(operation).value(), of_names_));
   }
 
  private:
+  class Counted final : public job::ForwardingOperation {
+   public:
+    Counted(std::unique_ptr<Operation> operation, std::atomic<int>& of_names)
+        : ForwardingOperation(std::move(operation)), of_names_(of_names) {}
+    bool begin_again(std::uint64_t sequence, void* output) override {
+      const bool begun = ForwardingOperation::begin_again(sequence, output);
+      if (begun) ++of_names_;
+      return begun;
+    }
+
+   private:
+    std::atomic<int>& of_names_;
+  };
+
   std::atomic<int>& of_names_;
 };
 
@@ -228,12 +245,11 @@ TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
 /// An all-reduce as a caller runs it that waits for nothing else.
 Status run_loss(Context& context) {
   const auto values = std::make_shared<std::vector<float>>(3, 1.0F);
-  Submission submission;
-  submission.request.name = "loss";
-  submission.request.shape = {3};
-  submission.input = submission.output = values->data();
-  submission.keepalive = values;
-  return context.run(std::move(submission));
+  const Shape shape = {3};
+  return context.run({.name = "loss",
+                      .shape = shape,
+                      .memory = values->data(),
+                      .owner = [&values] { return values; }});
 }
 
 TEST_P(RecurrenceTest, LeavesWhileOthersRun) {
@@ -252,24 +268,49 @@ TEST_P(RecurrenceTest, LeavesWhileOthersRun) {
   }
 }
 
-/// Fails an operation of a name's plan, when it starts or later.
+/// Fails the first operation of a name's plan when it starts, or a later one while it runs.
 class FaultyData final : public job::ForwardingData {
  public:
   FaultyData(std::unique_ptr<DataPlane> plane, bool at_start)
       : ForwardingData(std::move(plane)), at_start_(at_start) {}
 
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
-    const bool faulty = collective.channel >= plan_channel(0, kMostPlans + 1) && collective.sequence == 2;
-    if (!faulty) return ForwardingData::start(collective);
+    const bool of_plan = collective.channel >= plan_channel(0, kMostPlans + 1);
+    if (!of_plan) return ForwardingData::start(collective);
     if (at_start_) return Status::error("cable cut");
-    return std::unique_ptr<Operation>(std::make_unique<Faulty>());
+    if (collective.sequence == kFaulty) return wrap(nullptr);
+    Result<std::unique_ptr<Operation>> operation = ForwardingData::start(collective);
+    if (!operation.ok()) return operation;
+    return wrap(std::move(operation).value());
   }
 
  private:
-  struct Faulty final : Operation {
-    Result<Progress> progress() override { return Status::error("cable cut"); }
-    std::vector<int> missing() const override { return {}; }
+  static constexpr std::uint64_t kFaulty = 2;
+
+  /// Fails without an operation, and does not take part in the faulty one.
+  class Faulty final : public job::ForwardingOperation {
+   public:
+    Faulty(std::unique_ptr<Operation> operation, bool cut)
+        : ForwardingOperation(std::move(operation)), cut_(cut) {}
+    bool begin_again(std::uint64_t sequence, void* output) override {
+      cut_ = sequence == kFaulty;
+      return cut_ || ForwardingOperation::begin_again(sequence, output);
+    }
+    Result<Progress> progress() override {
+      return cut_ ? Status::error("cable cut") : ForwardingOperation::progress();
+    }
+    std::vector<int> missing() const override {
+      return cut_ ? std::vector<int>() : ForwardingOperation::missing();
+    }
+
+   private:
+    bool cut_;
   };
+
+  static std::unique_ptr<Operation> wrap(std::unique_ptr<Operation> operation) {
+    const bool cut = operation == nullptr;
+    return std::make_unique<Faulty>(std::move(operation), cut);
+  }
 
   const bool at_start_;
 };
@@ -281,8 +322,8 @@ TEST_P(RecurrenceTest, FailsWhileItRuns) {
       return rank != 1 ? std::move(plane) : std::make_unique<FaultyData>(std::move(plane), at_start);
     };
     std::barrier<> meeting(3);
-    job.run([&meeting](Context& context) {
-      for (int i = 0; i < 4; ++i) ASSERT_TRUE(run_loss(context).ok());
+    job.run([&meeting, at_start](Context& context) {
+      for (int i = 0; i < (at_start ? 2 : 4); ++i) ASSERT_TRUE(run_loss(context).ok());
       meeting.arrive_and_wait();
       for (int i = 0; i < 2; ++i) {
         const Status status = run_loss(context);
