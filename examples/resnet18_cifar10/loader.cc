@@ -7,8 +7,8 @@
 namespace resnet_example {
 namespace {
 
-/// How often a worker looks whether a slot was read: often in a step.
-constexpr std::chrono::microseconds kLookAgain{100};
+/// How often a worker looks whether a slot was read. The slots beyond it last for longer.
+constexpr std::chrono::microseconds kLookAgain{500};
 
 }  // namespace
 

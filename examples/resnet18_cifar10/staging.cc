@@ -10,10 +10,9 @@ Staging::Staging(const StagingSize& size, torch::Device device) : device_(device
   const auto memory = torch::TensorOptions().pinned_memory(device.is_cuda());
   slots_.reserve(size.slots);  // was_read() is lent with the slot's address
   for (std::size_t i = 0; i < size.slots; ++i) {
-    const Slot& slot = slots_.emplace_back(
-        Slot{torch::empty({size.batch_size, size.channels, kImageSide, kImageSide}, memory),
-             torch::empty({size.batch_size}, memory.dtype(torch::kInt64)),
-             c10::Event(device.type())});
+    const Slot& slot = slots_.emplace_back(Slot{
+        torch::empty({size.batch_size, size.channels, kImageSide, kImageSide}, memory),
+        torch::empty({size.batch_size}, memory.dtype(torch::kInt64)), c10::Event(device.type())});
     lent_.push_back({.images = slot.images.data_ptr<float>(),
                      .labels = slot.labels.data_ptr<std::int64_t>(),
                      .was_read = [this, &slot] { return was_read(slot); }});

@@ -26,9 +26,7 @@ void fill(const BatchSlot& slot, int value) {
 }
 
 /// As a loader's worker asks.
-bool was_read(const BatchSlot& slot) {
-  return std::async(std::launch::async, slot.was_read).get();
-}
+bool was_read(const BatchSlot& slot) { return std::async(std::launch::async, slot.was_read).get(); }
 
 TEST_F(StagingTest, ASlotIsInUseUntilTheGpuHasReadIt) {
   Staging staging({.slots = 2, .batch_size = kImages, .channels = 3}, device());
