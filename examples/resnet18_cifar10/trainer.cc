@@ -4,6 +4,7 @@
 #include <torch/nn/functional/loss.h>
 #include <torch/utils.h>
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -29,22 +30,12 @@ torch::optim::SGDOptions sgd_options(const Options& options) {
       .weight_decay(options.weight_decay);
 }
 
-/// To a GPU by way of memory that it reads by itself, while the host goes on: LibTorch keeps that
-/// until then. The batch's own is used again at once.
-torch::Tensor send(const torch::Tensor& on_host, torch::Device device) {
-  if (device.is_cpu()) return on_host;
-  return on_host.pin_memory().to(device, /*non_blocking=*/true);
-}
-
-torch::Tensor image_tensor(Batch& batch, int channels, torch::Device device) {
-  const auto size = static_cast<std::int64_t>(batch.size());
-  return send(torch::from_blob(batch.images.data(), {size, channels, kImageSide, kImageSide}),
-              device);
-}
-
-torch::Tensor label_tensor(Batch& batch, torch::Device device) {
-  const auto size = static_cast<std::int64_t>(batch.size());
-  return send(torch::from_blob(batch.labels.data(), {size}, torch::kInt64), device);
+/// One slot in use, and two for each worker; none larger than all images.
+StagingSize staging_size(const Options& options, const Dataset& dataset) {
+  const std::size_t images = std::max(dataset.train.size(), dataset.test.size());
+  return {.slots = 1 + 2 * static_cast<std::size_t>(options.workers),
+          .batch_size = std::min(options.batch_size, static_cast<std::int64_t>(images)),
+          .channels = dataset.channels()};
 }
 
 std::int64_t count_steps(const Options& options, const Dataset& dataset) {
@@ -69,6 +60,7 @@ Trainer::Trainer(const Options& options, const Dataset& dataset)
       shard_{kolo::rank(), kolo::size()},
       steps_per_epoch_(count_steps(options, dataset)),
       device_(kolo::local_device()),
+      staging_(staging_size(options, dataset), device_),
       model_(make_model(options, dataset, device_)),
       sgd_(model_->parameters(), sgd_options(options)),
       checkpoints_(options.checkpoint_dir, training_recipe(options, dataset, kolo::size()),
@@ -119,18 +111,18 @@ EpochRecord Trainer::train_epoch(int epoch) {
                       .workers = options_.workers,
                       .augment = options_.augment,
                       .seed = options_.seed,
-                      .epoch = epoch});
+                      .epoch = epoch},
+                     staging_.slots());
   EpochRecord record{.epoch = epoch + 1, .ranks = kolo::size()};
   Phases phases;
   Metrics metrics(device_);
-  Batch batch;
   model_->train();
 
   const Stopwatch epoch_time;
   PhaseClock clock(device_);
-  for (std::int64_t step = 0; loader.next(batch); ++step) {
-    const torch::Tensor images = image_tensor(batch, dataset_.channels(), device_);
-    const torch::Tensor labels = label_tensor(batch, device_);
+  std::int64_t step = 0;
+  for (std::optional<Batch> batch; (batch = loader.next()); ++step) {
+    const auto [images, labels] = staging_.send(*batch);
     phases.data += clock.lap();
 
     record.lr = learning_rate(options_, kolo::size(), epoch, step, steps_per_epoch_);
@@ -204,15 +196,16 @@ void Trainer::evaluate(EpochRecord& record) {
   const torch::NoGradGuard no_grad;
   BatchLoader loader(
       dataset_.test, normalizer_, test_images(dataset_.test.size(), shard_),
-      {.batch_size = static_cast<std::size_t>(options_.batch_size), .workers = options_.workers});
+      {.batch_size = static_cast<std::size_t>(options_.batch_size), .workers = options_.workers},
+      staging_.slots());
   const auto steps = static_cast<std::int64_t>(loader.batches());
   Metrics metrics(device_);
-  Batch batch;
   model_->eval();
   const Stopwatch time;
-  for (std::int64_t step = 0; loader.next(batch); ++step) {
-    const torch::Tensor labels = label_tensor(batch, device_);
-    const auto [output, loss] = forward(image_tensor(batch, dataset_.channels(), device_), labels);
+  std::int64_t step = 0;
+  for (std::optional<Batch> batch; (batch = loader.next()); ++step) {
+    const auto [images, labels] = staging_.send(*batch);
+    const auto [output, loss] = forward(images, labels);
     metrics.add(output, labels, loss);
     show({.title = title_of(record, options_) + " test", .step = step + 1, .steps = steps}, metrics,
          time.seconds(), 0);

@@ -15,6 +15,7 @@
 #include "progress.h"
 #include "resnet.h"
 #include "sampler.h"
+#include "staging.h"
 
 namespace resnet_example {
 
@@ -47,6 +48,7 @@ class Trainer {
   const Shard shard_;
   const std::int64_t steps_per_epoch_;
   const torch::Device device_;
+  Staging staging_;
 
   ResNet18 model_;
   torch::optim::SGD sgd_;

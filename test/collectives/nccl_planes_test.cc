@@ -2,19 +2,16 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <atomic>
-#include <barrier>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <numeric>
 #include <optional>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -307,177 +304,6 @@ TEST_P(GpuHostsTest, ManyChunks) {
   for (const DataType dtype : {DataType::Int8, DataType::BFloat16, DataType::Float32}) {
     run_between_hosts(GetParam(), dtype, 1000, {0, 1, 1023, 10'000});
   }
-}
-
-TEST(NcclPlane, GivesMemoryOfItsGpuOnly) {
-  std::shared_ptr<std::byte> outlives;
-  gpus::Options options;
-  options.prepare = [] { doubles::fail("ncclMemAlloc", 1, ncclUnhandledCudaError); };
-  gpus::run(
-      1,
-      [&](Rank& rank) {
-        EXPECT_EQ(rank.plane.allocate(DeviceType::Cpu, 8), nullptr);
-        const auto first = rank.plane.allocate(DeviceType::Cuda, 0);
-        EXPECT_NE(first, nullptr);
-        EXPECT_EQ(rank.plane.allocate(DeviceType::Cuda, 8), nullptr);
-        EXPECT_TRUE(rank.plane.rings());
-      },
-      options);
-}
-
-/// Who lets go of memory may be another thread, and later than the plane.
-TEST(NcclPlane, ItsMemoryMayOutliveIt) {
-  std::shared_ptr<std::byte> memory;
-  doubles::reset();
-  {
-    NcclDataPlane plane(nullptr, {.device = 1});
-    memory = plane.allocate(DeviceType::Cuda, 100);
-  }
-  EXPECT_EQ(doubles::live().allocations, 1);
-  std::jthread([&] { memory.reset(); }).join();
-  EXPECT_EQ(doubles::live(), doubles::Live());
-  EXPECT_THAT(doubles::misuses(), ::testing::IsEmpty());
-}
-
-/// An all-reduce on the rank's memory.
-std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence,
-                                 ChannelId channel = kWorldChannel) {
-  Collective c;
-  c.device = DeviceType::Cuda;
-  c.count = 4;
-  for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
-  c.member = rank.rank;
-  c.channel = channel;
-  c.sequence = sequence;
-  c.input = c.output = memory;
-  StartedOperation started = rank.plane.start(c);
-  EXPECT_TRUE(started.ok()) << started.status().message();
-  return std::move(started).value();
-}
-
-void finish(const Rank& rank, Operation& operation) {
-  while (true) {
-    const auto progress = operation.progress();
-    ASSERT_TRUE(progress.ok()) << progress.status().message();
-    if (progress.value() == Operation::Progress::Done) return;
-    rank.idle();
-  }
-}
-
-void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence,
-            ChannelId channel = kWorldChannel) {
-  finish(rank, *start(rank, memory, sequence, channel));
-}
-
-TEST(NcclPlane, RegistersItsMemoryOnce) {
-  gpus::run(2, [](Rank& rank) {
-    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-    const auto foreign = gpus::cuda_memory(rank.device, 64);
-    for (std::uint64_t i = 0; i < 5; ++i) reduce(rank, memory.get() + 16 * (i % 3), i);
-    reduce(rank, foreign.get(), 5);
-    EXPECT_EQ(doubles::calls("ncclCommRegister", rank.device), 1);
-  });
-  EXPECT_EQ(doubles::calls("ncclCommDeregister"), 0);
-}
-
-// While NCCL still has a call to complete, too.
-TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
-  gpus::run(2, [](Rank& rank) {
-    constexpr int kRounds = 30;
-    std::uint64_t sequence = 0;
-    const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
-    for (int i = 0; i < kRounds; ++i) {
-      auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-      reduce(rank, memory.get(), sequence++);
-      const auto first = start(rank, steady.get(), sequence++);
-      std::jthread([freed = std::move(memory)]() mutable { freed.reset(); }).join();
-      const auto second = start(rank, steady.get() + 16, sequence++);
-      finish(rank, *first);
-      finish(rank, *second);
-    }
-    reduce(rank, steady.get(), sequence++);
-    EXPECT_EQ(doubles::calls("ncclCommRegister", rank.device), kRounds + 1);
-    EXPECT_EQ(doubles::calls("ncclCommDeregister", rank.device), kRounds);
-    EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), kRounds);
-  });
-}
-
-// Each waits for the others: one after the other they would be aborted in the end.
-TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
-  constexpr int kRanks = 2;
-  constexpr int kChannels = 5;
-  gpus::Options options;
-  options.doubles.finalized_together = kRanks * kChannels;
-  gpus::run(
-      kRanks,
-      [](Rank& rank) {
-        const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-        for (ChannelId channel = 0; channel < kChannels; ++channel) {
-          reduce(rank, memory.get(), 0, channel);
-        }
-      },
-      options);
-  EXPECT_EQ(doubles::calls("ncclCommFinalize"), kRanks * kChannels);
-  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
-}
-
-// Others go on while NCCL is not through with it, and what it knows is kept.
-TEST(NcclPlane, EndsAChannelInTheBackground) {
-  gpus::Options options;
-  options.doubles.finalized_together = 4;
-  gpus::run(
-      2,
-      [](Rank& rank) {
-        auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-        const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
-        reduce(rank, memory.get(), 0, 1);
-        memory.reset();
-        rank.plane.end_channel(1);
-        rank.plane.end_channel(7);
-        for (std::uint64_t i = 0; i < 5; ++i) reduce(rank, steady.get(), i, 2);
-        EXPECT_EQ(doubles::calls("ncclMemFree", rank.device), 0);
-      },
-      options);
-  EXPECT_EQ(doubles::calls("ncclCommDestroy"), 4);
-  EXPECT_EQ(doubles::calls("ncclCommAbort"), 0);
-}
-
-TEST(NcclPlane, NothingIsLeftOfAChannelThatHasEnded) {
-  std::barrier<> meeting(2);
-  std::atomic<bool> gone = false;
-  gpus::run(2, [&](Rank& rank) {
-    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-    // Its number may come again.
-    for (int round = 0; round < 3; ++round) {
-      auto known = rank.plane.allocate(DeviceType::Cuda, 64);
-      reduce(rank, known.get(), 0, 1);
-      known.reset();
-      rank.plane.end_channel(1);
-    }
-    for (std::uint64_t i = 0; !gone; ++i) {
-      reduce(rank, memory.get(), i);
-      meeting.arrive_and_wait();
-      // Its memory goes when its communicator has.
-      if (rank.rank == 0) gone = doubles::calls("ncclMemFree") == 6;
-      meeting.arrive_and_wait();
-    }
-  });
-}
-
-TEST(DeviceGuard, TakesNothingFromGpusThatThisProcessDoesNotUse) {
-  doubles::reset();
-  const auto current_after_guard = [] {
-    { const cuda::DeviceGuard guard(2); }
-    int device = 0;
-    EXPECT_EQ(cudaGetDevice(&device), cudaSuccess);
-    return device;
-  };
-  std::thread([&] {
-    EXPECT_EQ(current_after_guard(), 2);
-    EXPECT_EQ(doubles::calls("cudaSetDevice"), 1);
-    EXPECT_EQ(cudaSetDevice(1), cudaSuccess);
-    EXPECT_EQ(current_after_guard(), 1);
-  }).join();
 }
 
 }  // namespace

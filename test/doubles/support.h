@@ -59,6 +59,11 @@ inline ncclResult_t wait_for(ncclComm_t communicator) {
   return state;
 }
 
+/// A result that is right whatever was launched first: launched, and nothing left to launch.
+inline ncclResult_t launched(ncclComm_t communicator, ncclResult_t result) {
+  return result == ncclInProgress ? wait_for(communicator) : result;
+}
+
 inline ncclComm_t begin_joining(int rank, int ranks, const ncclUniqueId& id) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
@@ -96,5 +101,7 @@ class Doubles : public ::testing::Test {
   Doubles() { reset(); }
   ~Doubles() override { reset(); }
 };
+
+class Nccl : public Doubles {};
 
 }  // namespace kolo::doubles

@@ -1,48 +1,16 @@
-// Planes that fail, ranks that stall or do not fit together, and ranks with nothing to do, as
-// threads.
-
-#include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-#include <unistd.h>
+// Planes that fail, ranks that stall, and ranks with nothing to do, as threads.
 
 #include <array>
 #include <atomic>
-#include <barrier>
-#include <chrono>
-#include <filesystem>
-#include <fstream>
-#include <memory>
-#include <sstream>
-#include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
-#include "job.h"
-#include "programs.h"
+#include "ranks_fixture.h"
 #include "support/threads.h"
 
 namespace kolo::core {
 namespace {
 
-using job::error_of;
-using job::Job;
-using programs::Call;
-using programs::Set;
-using ::testing::AllOf;
-using ::testing::HasSubstr;
-
-class FailuresTest : public ::testing::TestWithParam<Job::Planes> {
+class FailuresTest : public RanksFixture {
  protected:
-  using Body = std::function<void(Context&, int rank, std::barrier<>&)>;
-
-  /// The body meets the others, outside of Kolo, wherever it says so.
-  static void run(Job& job, const Body& body) {
-    std::barrier<> meeting(job.size());
-    job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
-  }
-
   /// The test of each rank of three, at the same time: they mostly wait.
   static void for_each_of_three(const std::function<void(int rank)>& test) {
     testing::run_ranks(3, test);
@@ -57,8 +25,8 @@ INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest, job::kAllPlanes,
 /// What a rank says when rank `faulty` has failed. It may also have seen a third one give up first.
 ::testing::Matcher<std::string> reason_on(int rank, int faulty, const std::string& reason) {
   if (rank == faulty) return HasSubstr(reason);
-  return ::testing::AnyOf(HasSubstr(fmt::format("rank {} has failed: {}", faulty, reason)),
-                          HasSubstr("gave up"));
+  return AnyOf(HasSubstr(fmt::format("rank {} has failed: {}", faulty, reason)),
+               HasSubstr("gave up"));
 }
 
 enum class At { Start, Progress };
@@ -94,7 +62,7 @@ TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {
         return rank != faulty ? std::move(plane)
                               : std::make_unique<FaultyData>(std::move(plane), 5, at);
       };
-      run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+      run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
         const Set all = programs::world(context);
         for (int i = 0; i < 5; ++i) programs::run(context, all, {.name = fmt::format("good {}", i)});
         const Call sixth(context, all, {.name = "sixth"});
@@ -146,7 +114,7 @@ TEST_P(FailuresTest, DataPlaneFailsWhileRanksLeave) {
     job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
       return rank != faulty ? std::move(plane) : std::make_unique<CutData>(std::move(plane), cut);
     };
-    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
       const Set all = programs::world(context);
       const Call call(context, all, {.name = "t"});
       programs::run(context, all, {.name = "agreed", .kind = CollectiveKind::Barrier});
@@ -166,7 +134,7 @@ TEST_P(FailuresTest, FailureInASetReachesTheOthers) {
     return rank != 2 ? std::move(plane)
                      : std::make_unique<FaultyData>(std::move(plane), 0, At::Start);
   };
-  run(job, [](Context& context, int rank, std::barrier<>& meeting) {
+  run_meeting(job, [](Context& context, int rank, std::barrier<>& meeting) {
     const Set pair = programs::add_set(context, "pair", {1, 2});
     if (rank > 0) {
       const Call call(context, pair, {.name = "t"});
@@ -207,7 +175,7 @@ TEST_P(FailuresTest, ControlPlaneFailsOnOneRank) {
       auto& probe = probes[static_cast<std::size_t>(rank)];
       return std::make_unique<Control>(std::move(plane), probe);
     };
-    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
       const Set all = programs::world(context);
       programs::run(context, all, {.name = "good"});
       meeting.arrive_and_wait();
@@ -234,7 +202,7 @@ TEST_P(FailuresTest, RestsWhenIdle) {
     auto& probe = probes[static_cast<std::size_t>(rank)];
     return std::make_unique<Control>(std::move(plane), probe);
   };
-  run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+  run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
     const Set all = programs::world(context);
     programs::run_in_random_order(context, all, 20, 1);
     meeting.arrive_and_wait();
@@ -269,7 +237,7 @@ TEST_P(FailuresTest, WarnsOfStalls) {
     Job job(3, GetParam());
     job.config.stall_warning = std::chrono::milliseconds(200);
     ::testing::internal::CaptureStderr();
-    run(job, [&](Context& context, int rank, std::barrier<>&) {
+    run_meeting(job, [&](Context& context, int rank, std::barrier<>&) {
       const Set all = programs::world(context);
       programs::run(context, all, {.name = "before"});
       if (rank == late) std::this_thread::sleep_for(std::chrono::milliseconds(1600));
@@ -292,7 +260,7 @@ TEST_P(FailuresTest, GivesUpOnStalls) {
   for_each_of_three([&](int late) {
     Job job(3, GetParam());
     job.config.stall_abort = std::chrono::milliseconds(200);
-    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
       const Set all = programs::world(context);
       if (rank == late) meeting.arrive_and_wait();
       const Call call(context, all, {.name = "t"});
@@ -309,7 +277,7 @@ TEST_P(FailuresTest, WarnsOfRanksThatDoNotComeToAPlan) {
   Job job(3, GetParam());
   job.config.stall_warning = std::chrono::milliseconds(200);
   ::testing::internal::CaptureStderr();
-  run(job, [&](Context& context, int rank, std::barrier<>&) {
+  run_meeting(job, [&](Context& context, int rank, std::barrier<>&) {
     const Set all = programs::world(context);
     if (rank == 1) std::this_thread::sleep_for(std::chrono::milliseconds(1600));
     programs::run(context, all, {.name = "group", .plan = 1});
@@ -324,7 +292,7 @@ TEST_P(FailuresTest, GivesUpOnRanksThatDoNotComeToAPlan) {
   for_each_of_three([&](int late) {
     Job job(3, GetParam());
     job.config.stall_abort = std::chrono::milliseconds(200);
-    run(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
       const Set all = programs::world(context);
       if (rank != late) {
         const Call call(context, all, {.name = "group", .plan = 1});
@@ -337,98 +305,6 @@ TEST_P(FailuresTest, GivesUpOnRanksThatDoNotComeToAPlan) {
       EXPECT_THAT(error_of(after.work()), HasSubstr("given up"));
     });
   });
-}
-
-// ---- ranks that do not fit together ----
-
-/// Each rank's error; all must fail to start.
-std::vector<std::string> errors_of_start(Job& job) {
-  std::vector<std::string> errors(static_cast<std::size_t>(job.size()));
-  testing::run_ranks(job.size(), [&](int rank) {
-    const Result<std::unique_ptr<Context>> context = job.create(rank);
-    ASSERT_FALSE(context.ok());
-    errors[static_cast<std::size_t>(rank)] = context.status().message();
-  });
-  return errors;
-}
-
-TEST_P(FailuresTest, SettingsDiffer) {
-  Job job(3, GetParam());
-  job.change_config = [](int rank, Config config) {
-    if (rank == 2) config.fusion_threshold = 4096;
-    return config;
-  };
-  EXPECT_THAT(errors_of_start(job), ::testing::Each(AllOf(HasSubstr("KOLO_FUSION_THRESHOLD"),
-                                                          HasSubstr("rank 0 has 67108864"),
-                                                          HasSubstr("rank 2 has 4096"))));
-}
-
-TEST_P(FailuresTest, PlanesOfGpusDiffer) {
-  Job job(3, GetParam());
-  job.change_config = [](int rank, Config config) {
-    config.gpu_over_mpi = rank == 1;
-    return config;
-  };
-  EXPECT_THAT(errors_of_start(job),
-              ::testing::Each(AllOf(HasSubstr("KOLO_GPU_BETWEEN_HOSTS differs"),
-                                    HasSubstr("rank 0 has nccl"), HasSubstr("rank 1 has mpi"))));
-}
-
-TEST_P(FailuresTest, TimelineOnSomeRanksOnly) {
-  Job job(3, GetParam());
-  job.change_config = [](int rank, Config config) {
-    if (rank == 1) config.timeline = ::testing::TempDir() + "/kolo-some-ranks.json";
-    return config;
-  };
-  EXPECT_THAT(errors_of_start(job),
-              ::testing::Each(AllOf(HasSubstr("KOLO_TIMELINE"), HasSubstr("rank 1"))));
-}
-
-TEST_P(FailuresTest, TimelineCannotBeOpened) {
-  Job job(3, GetParam());
-  job.config.timeline = "/no/such/folder/timeline.json";
-  EXPECT_THAT(errors_of_start(job), ::testing::Each(HasSubstr("/no/such/folder/timeline.json")));
-}
-
-/// As a build with another wire format speaks and hears.
-class OtherVersion final : public job::ForwardingControl {
- public:
-  using ForwardingControl::ForwardingControl;
-
-  Status send(int destination, std::span<const std::byte> bytes) override {
-    std::vector<std::byte> changed(bytes.begin(), bytes.end());
-    changed.front() = std::byte{77};
-    return ForwardingControl::send(destination, changed);
-  }
-  Result<std::optional<Envelope>> receive() override {
-    Result<std::optional<Envelope>> envelope = ForwardingControl::receive();
-    if (envelope.ok() && envelope.value()) envelope.value()->bytes.front() = std::byte{77};
-    return envelope;
-  }
-};
-
-TEST_P(FailuresTest, BuildsDiffer) {
-  for (int other = 0; other < 3; ++other) {
-    Job job(3, GetParam());
-    job.wrap_control = [&](int rank, std::unique_ptr<ControlPlane> plane) {
-      return rank != other ? std::move(plane) : std::make_unique<OtherVersion>(std::move(plane));
-    };
-    EXPECT_THAT(errors_of_start(job), ::testing::Each(HasSubstr("same build of Kolo")));
-  }
-}
-
-TEST_P(FailuresTest, TimelineNamesTensors) {
-  const std::string path = ::testing::TempDir() + fmt::format("/kolo-engine-{}.json", getpid());
-  Job job(2, GetParam());
-  job.config.timeline = path;
-  run(job, [](Context& context, int, std::barrier<>&) {
-    programs::run_in_random_order(context, programs::world(context), 20, 1);
-  });
-  std::stringstream text;
-  text << std::ifstream(path).rdbuf();
-  EXPECT_THAT(text.str(), AllOf(HasSubstr("negotiation"), HasSubstr("\"t7\""), HasSubstr("reduce"),
-                                HasSubstr("allreduce")));
-  std::filesystem::remove(path);
 }
 
 }  // namespace

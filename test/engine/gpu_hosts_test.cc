@@ -3,36 +3,18 @@
 
 #include "collectives/gpu_hosts.h"
 
-#include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
-#include <functional>
-#include <memory>
-#include <string>
 #include <tuple>
-#include <utility>
-#include <vector>
 
 #include "collectives/gpu_ranks.h"
 #include "data/selector.h"
-#include "job.h"
-#include "programs.h"
+#include "ranks_fixture.h"
 
 namespace kolo::core {
 namespace {
-
-using job::error_of;
-using job::Job;
-using programs::Call;
-using programs::Recipe;
-using programs::Set;
-using ::testing::AnyOf;
-using ::testing::HasSubstr;
 
 using Layout = std::vector<int>;
 
@@ -56,11 +38,9 @@ std::unique_ptr<DataPlane> with_gpu(gpus::GpuHosts& hosts, int rank,
 
 class GpuHostsTest : public ::testing::TestWithParam<std::tuple<Layout, Job::Planes>> {
  protected:
-  using Body = std::function<void(Context&, int rank, std::barrier<>&)>;
-
-  /// The body meets the others, outside of Kolo, wherever it says so. Nothing is left in the end.
+  /// Nothing is left in the end.
   void run(
-      const Body& body, const std::function<void()>& prepare = [] {},
+      const MeetingBody& body, const std::function<void()>& prepare = [] {},
       std::int64_t chunk_bytes = 1000) {
     const auto& [layout, planes] = GetParam();
     gpus::GpuHosts hosts(layout, {.chunk_bytes = chunk_bytes});
@@ -71,8 +51,7 @@ class GpuHostsTest : public ::testing::TestWithParam<std::tuple<Layout, Job::Pla
       job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
         return with_gpu(hosts, rank, std::move(plane));
       };
-      std::barrier<> meeting(hosts.size());
-      job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
+      run_meeting(job, body);
     }
     EXPECT_THAT(doubles::misuses(), ::testing::IsEmpty());
     EXPECT_EQ(doubles::live(), doubles::Live());

@@ -1,36 +1,14 @@
 // Operations that all ranks submit in the same order, among others, and with ranks that leave. Every error
 // must be there within 5 seconds.
 
-#include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <array>
-#include <barrier>
-#include <chrono>
-#include <cstdint>
 #include <map>
-#include <memory>
 #include <random>
-#include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
-#include "job.h"
-#include "programs.h"
 #include "ranks_fixture.h"
 
 namespace kolo::core {
 namespace {
-
-using job::error_of;
-using job::Job;
-using programs::Call;
-using programs::Recipe;
-using programs::Set;
-using ::testing::AllOf;
-using ::testing::HasSubstr;
 
 class PlansTest : public RanksFixture {};
 

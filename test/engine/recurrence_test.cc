@@ -1,38 +1,15 @@
 // Blocking all-reduces that recur under one name, and ranks that deviate from what recurred. Every error must be
 // there within 5 seconds.
 
-#include <fmt/format.h>
-#include <gmock/gmock.h>
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <atomic>
-#include <barrier>
-#include <chrono>
-#include <functional>
-#include <memory>
 #include <random>
-#include <string>
-#include <thread>
-#include <utility>
-#include <vector>
 
 #include "engine/negotiator.h"
-#include "job.h"
-#include "programs.h"
 #include "ranks_fixture.h"
 
 namespace kolo::core {
 namespace {
-
-using job::error_of;
-using job::Job;
-using programs::Call;
-using programs::Recipe;
-using programs::Set;
-using ::testing::AllOf;
-using ::testing::AnyOf;
-using ::testing::HasSubstr;
 
 /// Counts the operations of each channel that a rank starts.
 class CountingData final : public job::ForwardingData {
@@ -70,14 +47,12 @@ class CountingData final : public job::ForwardingData {
 class RecurrenceTest : public RanksFixture {
  protected:
   /// As RanksFixture does; `of_names_` counts what all ranks have started in plans of names.
-  void run_counting(int size,
-                    const std::function<void(Context&, int rank, std::barrier<>&)>& body) {
+  void run_counting(int size, const MeetingBody& body) {
     Job job(size, GetParam());
     job.wrap_data = [this](int, std::unique_ptr<DataPlane> plane) {
       return std::make_unique<CountingData>(std::move(plane), of_names_);
     };
-    std::barrier<> meeting(size);
-    job.run([&](Context& context) { body(context, context.topology().rank, meeting); });
+    run_meeting(job, body);
   }
 
   std::atomic<int> of_names_{0};

@@ -3,9 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <chrono>
+#include <array>
+#include <latch>
 #include <numeric>
+#include <optional>
+#include <semaphore>
 #include <set>
+#include <stdexcept>
+#include <utility>
 
 #include "sampler.h"
 
@@ -28,12 +33,49 @@ float at(const std::vector<float>& image, int y, int x) {
   return image[static_cast<std::size_t>(y * kImageSide + x)];
 }
 
-std::vector<Batch> all_batches(const Dataset& data, std::vector<std::size_t> indices,
-                               LoaderSettings settings) {
+/// Slots in ordinary memory.
+class Slots {
+ public:
+  Slots(std::size_t count, std::size_t batch_size, int channels = 1) : memory_(count) {
+    for (Memory& memory : memory_) {
+      memory.images.resize(batch_size * static_cast<std::size_t>(channels) * 1024);
+      memory.labels.resize(batch_size);
+      lent_.push_back({.images = memory.images.data(), .labels = memory.labels.data()});
+    }
+  }
+
+  std::vector<BatchSlot>& lent() { return lent_; }
+
+ private:
+  struct Memory {
+    std::vector<float> images;
+    std::vector<std::int64_t> labels;
+  };
+
+  std::vector<Memory> memory_;
+  std::vector<BatchSlot> lent_;
+};
+
+struct Copy {
+  std::vector<float> images;
+  std::vector<std::int64_t> labels;
+
+  bool operator==(const Copy&) const = default;
+};
+
+/// Of images of one channel.
+Copy copy_of(const Batch& batch, Slots& slots) {
+  const BatchSlot& slot = slots.lent()[batch.slot];
+  return {{slot.images, slot.images + batch.size * 1024}, {slot.labels, slot.labels + batch.size}};
+}
+
+std::vector<Copy> all_batches(const Dataset& data, std::vector<std::size_t> indices,
+                              LoaderSettings settings, std::size_t slot_count = 3) {
   const Normalizer normalizer(data);
-  BatchLoader loader(data.train, normalizer, std::move(indices), settings);
-  std::vector<Batch> batches;
-  for (Batch batch; loader.next(batch);) batches.push_back(batch);
+  Slots slots(slot_count, settings.batch_size);
+  BatchLoader loader(data.train, normalizer, std::move(indices), settings, slots.lent());
+  std::vector<Copy> batches;
+  while (const auto batch = loader.next()) batches.push_back(copy_of(*batch, slots));
   EXPECT_EQ(batches.size(), loader.batches());
   return batches;
 }
@@ -149,21 +191,21 @@ TEST(Augment, NormalisesEachChannelByItsOwn) {
   EXPECT_FLOAT_EQ(out[2048], 0.0F);
 }
 
-TEST(Loader, BatchesDoNotDependOnTheWorkers) {
+TEST(Loader, BatchesDoNotDependOnTheWorkersOrSlots) {
   const Dataset data = ramp(203);
   const auto indices = training_images(203, {0, 1}, 9, 4);
   LoaderSettings settings{.batch_size = 16, .workers = 0, .augment = true, .seed = 9, .epoch = 4};
-  const std::vector<Batch> expected = all_batches(data, indices, settings);
+  const std::vector<Copy> expected = all_batches(data, indices, settings);
   ASSERT_EQ(expected.size(), 13U);
-  EXPECT_EQ(expected.back().size(), 203U - 12 * 16);
-  for (const int workers : {1, 2, 4}) {
+  EXPECT_EQ(expected.back().labels.size(), 203U - 12 * 16);
+  for (const int workers : {0, 1, 2, 4}) {
     settings.workers = workers;
-    for (int repetition = 0; repetition < 5; ++repetition) {
-      const std::vector<Batch> batches = all_batches(data, indices, settings);
+    for (const std::size_t slots : {1U, 2U, 5U, 20U}) {
+      const std::vector<Copy> batches = all_batches(data, indices, settings, slots);
       ASSERT_EQ(batches.size(), expected.size());
       for (std::size_t i = 0; i < batches.size(); ++i) {
-        ASSERT_EQ(batches[i].labels, expected[i].labels) << workers << " workers, batch " << i;
-        ASSERT_EQ(batches[i].images, expected[i].images) << workers << " workers, batch " << i;
+        ASSERT_EQ(batches[i], expected[i])
+            << workers << " workers, " << slots << " slots, batch " << i;
       }
     }
   }
@@ -190,30 +232,85 @@ TEST(Loader, CanBeLeftEarly) {
   const Dataset data = ramp(64);
   const Normalizer normalizer(data);
   for (int repetition = 0; repetition < 50; ++repetition) {
+    Slots slots(5, 1);
     BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, repetition),
-                       {.batch_size = 1, .workers = 3});
-    Batch batch;
-    for (int i = 0; i < repetition; ++i) ASSERT_TRUE(loader.next(batch));
+                       {.batch_size = 1, .workers = 3}, slots.lent());
+    for (int i = 0; i < repetition; ++i) ASSERT_TRUE(loader.next());
   }
 }
 
-/// A network that takes 20 ms a batch must not wait: the batches lie there already.
+/// The training thread has not asked for any batch yet, and all slots are being filled.
 TEST(Loader, WorksAheadOfTheTrainingThread) {
   const Dataset data = ramp(256);
   const Normalizer normalizer(data);
-  BatchLoader loader(data.train, normalizer, training_images(256, {0, 1}, 1, 0),
-                     {.batch_size = 16, .workers = 2, .augment = true});
-  using Clock = std::chrono::steady_clock;
-  std::vector<double> waits;
-  Batch batch;
-  for (;;) {
-    const auto start = Clock::now();
-    if (!loader.next(batch)) break;
-    waits.push_back(std::chrono::duration<double, std::milli>(Clock::now() - start).count());
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  Slots slots(5, 16);
+  std::latch taken(5);
+  for (BatchSlot& slot : slots.lent()) {
+    slot.was_read = [&] {
+      taken.count_down();
+      return true;
+    };
   }
-  std::ranges::sort(waits);
-  EXPECT_LT(waits[waits.size() / 2], 0.4) << "ms of waiting, 2 % of a step";
+  BatchLoader loader(data.train, normalizer, training_images(256, {0, 1}, 1, 0),
+                     {.batch_size = 16, .workers = 2, .augment = true}, slots.lent());
+  taken.wait();
+}
+
+/// A reader that is as late as it can be: who fills a slot asks it, and finds it unchanged.
+TEST(Loader, FillsNoSlotThatIsStillRead) {
+  const Dataset data = ramp(64);
+  for (const int workers : {0, 1, 3}) {
+    Slots slots(3, 4);
+    std::array<std::optional<Copy>, 3> held;
+    std::array<int, 3> asked{};
+    for (std::size_t i = 0; i < held.size(); ++i) {
+      slots.lent()[i].was_read = [&, i] {
+        if (held[i]) {
+          EXPECT_EQ(copy_of({.slot = i, .size = 4}, slots), *held[i]);
+        }
+        return ++asked[i] % 3 == 0;
+      };
+    }
+    const Normalizer normalizer(data);
+    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
+                       {.batch_size = 4, .workers = workers}, slots.lent());
+    while (const auto batch = loader.next()) held[batch->slot] = copy_of(*batch, slots);
+    // 16 batches: the first slot took one more than the others, and each asked three times.
+    EXPECT_EQ(asked, (std::array{18, 15, 15})) << workers << " workers";
+  }
+}
+
+TEST(Loader, CanBeLeftWhileASlotIsStillRead) {
+  const Dataset data = ramp(64);
+  const Normalizer normalizer(data);
+  Slots slots(2, 4);
+  std::counting_semaphore<> asked{0};
+  slots.lent()[1].was_read = [&] {
+    asked.release();
+    return false;
+  };
+  BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
+                     {.batch_size = 4, .workers = 2}, slots.lent());
+  EXPECT_TRUE(loader.next());
+  asked.acquire();
+}
+
+TEST(Loader, TellsTheTrainingThreadOfFailures) {
+  const Dataset data = ramp(64);
+  const Normalizer normalizer(data);
+  for (const int workers : {0, 2}) {
+    Slots slots(2, 4);
+    slots.lent()[1].was_read = []() -> bool { throw std::runtime_error("the GPU has failed"); };
+    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
+                       {.batch_size = 4, .workers = workers}, slots.lent());
+    try {
+      while (loader.next()) {
+      }
+      ADD_FAILURE() << "no error with " << workers << " workers";
+    } catch (const std::runtime_error& error) {
+      EXPECT_STREQ(error.what(), "the GPU has failed");
+    }
+  }
 }
 
 }  // namespace

@@ -116,6 +116,13 @@ torch::Tensor flat_parameters(const torch::nn::Module& module) {
   return torch::cat(flat);
 }
 
+void copy_parameters(const torch::nn::Module& from, torch::nn::Module& to) {
+  const torch::NoGradGuard no_grad;
+  const std::vector<torch::Tensor> source = from.parameters();
+  const std::vector<torch::Tensor> target = to.parameters();
+  for (std::size_t i = 0; i < source.size(); ++i) target[i].copy_(source[i]);
+}
+
 void expect_as_in_one_process(const Loop& loop) {
   const TrainedNet first = train(loop, true);
   const TrainedNet second = train(loop, true);

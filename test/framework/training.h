@@ -76,6 +76,9 @@ struct Loop {
 /// All parameters of a module, one behind the other.
 torch::Tensor flat_parameters(const torch::nn::Module& module);
 
+/// Between modules of one kind.
+void copy_parameters(const torch::nn::Module& from, torch::nn::Module& to);
+
 /// Runs the loop with Kolo twice and without it once. All ranks have the same bits after each step,
 /// the runs with Kolo end with the same bits, and all with the same numbers; gradients that are
 /// undefined in one process are undefined on all ranks.
