@@ -4,7 +4,6 @@ set(KOLO_TEST_SUPPORT_DIR "${CMAKE_CURRENT_LIST_DIR}/../test/support")
 
 # For sanitizer builds: Open MPI keeps memory, and hides how its threads synchronise.
 set(_kolo_sanitizer_environment
-  "ASAN_OPTIONS=fast_unwind_on_malloc=0"
   "LSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/lsan.supp:print_suppressions=0"
   "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
   "TSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=1:print_suppressions=0")
@@ -48,18 +47,14 @@ function(kolo_add_hosts_test name)
   set_tests_properties(${name} PROPERTIES TIMEOUT 600 PROCESSORS 4 SKIP_RETURN_CODE 77)
 endfunction()
 
-# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [ENVIRONMENT ...] [LEAKS_KNOWN]): NAME.np1, NAME.np2,
-# ..., each under mpirun. LEAKS_KNOWN: another test looks for the same leaks. Telling Open MPI's from ours takes
-# the whole stack of each allocation, which makes a LibTorch test five times slower.
+# kolo_add_mpi_test(NAME TARGET NP 1 2 ... [ARGS ...] [ENVIRONMENT ...]): NAME.np1, NAME.np2, ..., each under
+# mpirun.
 function(kolo_add_mpi_test name target)
-  cmake_parse_arguments(PARSE_ARGV 2 ARG "LEAKS_KNOWN" "" "NP;ARGS;ENVIRONMENT")
+  cmake_parse_arguments(PARSE_ARGV 2 ARG "" "" "NP;ARGS;ENVIRONMENT")
   set(environment ${_kolo_mpi_environment} ${_kolo_no_gpu} ${ARG_ENVIRONMENT})
   if(KOLO_SANITIZE)
     list(APPEND environment ${_kolo_sanitizer_environment} "KOLO_TEST_TIMEOUT=240"
          "KOLO_TEST_SEEDS=25")
-  endif()
-  if(ARG_LEAKS_KNOWN)
-    list(APPEND environment "ASAN_OPTIONS=detect_leaks=0")
   endif()
   if(KOLO_SANITIZE MATCHES "thread")
     list(APPEND environment "OMPI_MCA_btl=self,vader")

@@ -7,44 +7,6 @@
 
 namespace kolo::core {
 
-std::size_t size_of(DataType dtype) {
-  switch (dtype) {
-    case DataType::UInt8:
-    case DataType::Int8:
-    case DataType::Bool:
-      return 1;
-    case DataType::Int16:
-    case DataType::Float16:
-    case DataType::BFloat16:
-      return 2;
-    case DataType::Int32:
-    case DataType::Float32:
-      return 4;
-    case DataType::Int64:
-    case DataType::Float64:
-      return 8;
-  }
-  std::abort();
-}
-
-bool is_floating(DataType dtype) {
-  switch (dtype) {
-    case DataType::Float16:
-    case DataType::BFloat16:
-    case DataType::Float32:
-    case DataType::Float64:
-      return true;
-    case DataType::UInt8:
-    case DataType::Int8:
-    case DataType::Int16:
-    case DataType::Int32:
-    case DataType::Int64:
-    case DataType::Bool:
-      return false;
-  }
-  std::abort();
-}
-
 std::string_view to_string(DataType dtype) {
   switch (dtype) {
     case DataType::UInt8:

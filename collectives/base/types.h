@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,8 +53,43 @@ constexpr int kCollectiveKindCount = static_cast<int>(CollectiveKind::AddProcess
 constexpr int kDeviceTypeCount = static_cast<int>(DeviceType::Cuda) + 1;
 
 /// Bytes of one element.
-std::size_t size_of(DataType dtype);
-bool is_floating(DataType dtype);
+constexpr std::size_t size_of(DataType dtype) {
+  switch (dtype) {
+    case DataType::UInt8:
+    case DataType::Int8:
+    case DataType::Bool:
+      return 1;
+    case DataType::Int16:
+    case DataType::Float16:
+    case DataType::BFloat16:
+      return 2;
+    case DataType::Int32:
+    case DataType::Float32:
+      return 4;
+    case DataType::Int64:
+    case DataType::Float64:
+      return 8;
+  }
+  std::abort();
+}
+
+constexpr bool is_floating(DataType dtype) {
+  switch (dtype) {
+    case DataType::Float16:
+    case DataType::BFloat16:
+    case DataType::Float32:
+    case DataType::Float64:
+      return true;
+    case DataType::UInt8:
+    case DataType::Int8:
+    case DataType::Int16:
+    case DataType::Int32:
+    case DataType::Int64:
+    case DataType::Bool:
+      return false;
+  }
+  std::abort();
+}
 
 std::string_view to_string(DataType dtype);
 std::string_view to_string(ReduceOp op);

@@ -7,7 +7,7 @@ namespace kolo::core {
 namespace {
 
 /// What each member gets of the reduced vector.
-std::vector<Chunks> slices_of(const MpiSetup& setup, const Collective& c) {
+std::vector<Chunks> slices_by_counts(const MpiSetup& setup, const Collective& c) {
   const std::int64_t chunk_bytes = slice_chunk(setup, static_cast<int>(c.ranks.size()));
   std::vector<Chunks> slices;
   std::int64_t begin = 0;
@@ -21,7 +21,7 @@ std::vector<Chunks> slices_of(const MpiSetup& setup, const Collective& c) {
 class Reducescatter final : public SlicedReduction {
  public:
   Reducescatter(const MpiSetup& setup, const Collective& collective)
-      : SlicedReduction(setup, collective, slices_of(setup, collective),
+      : SlicedReduction(setup, collective, slices_by_counts(setup, collective),
                         static_cast<std::byte*>(collective.output)) {}
 
  private:

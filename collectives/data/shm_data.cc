@@ -12,7 +12,7 @@ namespace kolo::core {
 namespace {
 
 // Two slots for what is filled, two for what is finished.
-constexpr std::int64_t kSlots = 4;
+constexpr std::int64_t kStagedChunks = 4;
 // Slices and chunks begin at multiples of a cache line's size, and of an element's.
 constexpr std::int64_t kUnit = 64;
 
@@ -29,7 +29,7 @@ ShmDataPlane::ShmDataPlane(std::shared_ptr<shm::Host> host, const ShmDataOptions
     : host_(std::move(host)),
       options_(rounded(options)),
       exchange_(host_),
-      stages_(host_->own(), static_cast<std::size_t>(kSlots * options_.chunk_bytes)) {}
+      stages_(host_->own(), static_cast<std::size_t>(kStagedChunks * options_.chunk_bytes)) {}
 
 std::shared_ptr<std::byte> ShmDataPlane::allocate(DeviceType device, std::size_t bytes) {
   if (device != DeviceType::Cpu) return nullptr;

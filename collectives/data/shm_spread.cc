@@ -13,9 +13,9 @@ namespace kolo::core {
 
 ShmSpread::Slots ShmSpread::share_for(std::size_t peer) const {
   // A multiple of every element's size.
-  constexpr std::int64_t kUnit = 8;
+  constexpr std::int64_t kWidest = 8;
   const std::int64_t share = setup().options.chunk_bytes / std::ssize(peers());
-  const std::int64_t chunk = share - share % kUnit;
+  const std::int64_t chunk = share - share % kWidest;
   assert(chunk > 0);
   return {static_cast<std::int64_t>(peer) * kSlots * chunk, chunk};
 }

@@ -8,17 +8,14 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <utility>
+
+#include "shm/failure.h"
 
 namespace kolo::core::shm {
 namespace {
 
 constexpr std::size_t kAlignment = std::size_t{256} << 20;
-
-Status failure(std::string_view what, int error) {
-  return Status::error(fmt::format("{}: {}", what, std::strerror(error)));
-}
 
 /// As much as the machine has, or as a file may have: growing one beyond the limit ends the
 /// process.

@@ -13,14 +13,12 @@
 #include <cstring>
 #include <utility>
 
+#include "shm/failure.h"
+
 namespace kolo::core::shm {
 namespace {
 
 using std::chrono::milliseconds;
-
-Status failure(std::string_view what, int error) {
-  return Status::error(fmt::format("{}: {}", what, std::strerror(error)));
-}
 
 Descriptor new_socket() {
   return Descriptor(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));

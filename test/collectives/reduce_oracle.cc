@@ -75,7 +75,16 @@ Wide combine_integers(ReduceOp op, Wide a, Wide b) {
 
 void put_integer(DataType dtype, Bytes& bytes, std::size_t index, Wide value) {
   const auto bits = static_cast<std::uint64_t>(value);
-  std::memcpy(bytes.data() + index * size_of(dtype), &bits, size_of(dtype));  // little-endian
+  switch (size_of(dtype)) {
+    case 1:
+      return put(bytes, index, static_cast<std::uint8_t>(bits));
+    case 2:
+      return put(bytes, index, static_cast<std::uint16_t>(bits));
+    case 4:
+      return put(bytes, index, static_cast<std::uint32_t>(bits));
+    default:
+      return put(bytes, index, bits);
+  }
 }
 
 /// The averages of small integers are exact; those of Int64 wrap.

@@ -24,8 +24,8 @@ MPI_ENVIRONMENT = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 
-# In sanitizer builds. Open MPI's leaks can be told apart only by stacks that take 8 s per process to
-# record; framework_test looks for ours.
+# In sanitizer builds. Open MPI's leaks are told apart only where test/support/mpi_main.cc is main();
+# framework_test looks for ours.
 SANITIZER_ENVIRONMENT = {"ASAN_OPTIONS": "detect_leaks=0"}
 
 
