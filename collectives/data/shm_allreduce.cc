@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <vector>
 
@@ -9,45 +8,6 @@
 
 namespace kolo::core {
 namespace {
-
-/// All members' vectors arrive in signals.
-///
-///   state      leaves it
-///   ---------  ----------------------------------------------------------------
-///   Announced  all others have arrived: if any declines, leaves its output as it is, or else
-///              reduces into it -> Done
-class FlatAllreduce final : public ShmOperation {
- public:
-  FlatAllreduce(const ShmSetup& setup, const Collective& collective)
-      : ShmOperation(setup, collective), inputs_(collective.ranks.size()) {
-    announce(peers(), collective.output, bytes_of(collective.count));
-  }
-
-  bool begin_again(std::uint64_t sequence, void* output) override {
-    reset(sequence, output);
-    announce(peers(), output, bytes_of(collective().count));
-    return true;
-  }
-
- private:
-  Result<Progress> advance() override {
-    if (!all_have_arrived()) return Progress::Waiting;
-    if (any_declines()) return Progress::Done;
-    inputs_[static_cast<std::size_t>(self())] = collective().output;
-    for (const int member : peers()) {
-      const ShmMember& other = told_by(member);
-      Status status = check_arrival(member, bytes_of(collective().count));
-      if (!status.ok()) return status;
-      inputs_[static_cast<std::size_t>(member)] = other.payload();
-    }
-    const std::array<void*, 1> output = {collective().output};
-    reduce(collective().dtype, collective().op, inputs_, output, collective().count,
-           collective().prescale, collective().postscale);
-    return Progress::Done;
-  }
-
-  std::vector<const void*> inputs_;
-};
 
 constexpr std::int64_t kSliceUnit = 64;
 constexpr std::int64_t kSlots = 2;
@@ -250,10 +210,6 @@ class SlicedAllreduce final : public ShmOperation {
 };
 
 }  // namespace
-
-StartedOperation start_flat_allreduce(const ShmSetup& setup, const Collective& collective) {
-  return ShmOperation::begin(std::make_unique<FlatAllreduce>(setup, collective));
-}
 
 StartedOperation start_sliced_allreduce(const ShmSetup& setup, const Collective& collective) {
   return ShmOperation::begin(std::make_unique<SlicedAllreduce>(setup, collective));

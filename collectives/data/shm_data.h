@@ -25,6 +25,9 @@ struct ShmDataOptions {
   /// Up to this size a member's bytes travel within signals.
   std::int64_t flat_bytes = std::int64_t{4} << 10;
 
+  /// From so many members on, an all-reduce of so few bytes goes by way of the first one.
+  int many_members = 6;
+
   /// What one call of progress() works on at most.
   std::int64_t piece_bytes = std::int64_t{1} << 20;
 };

@@ -15,7 +15,7 @@ static_assert(std::is_trivially_copyable_v<ShmSignal>);
 void note(ShmMember& member, const ShmSignal& signal, std::vector<std::byte>& message) {
   switch (signal.kind) {
     case ShmSignal::Kind::ArrivedWithPayload:
-      member.arrival.swap(message);
+      member.message.swap(message);
       [[fallthrough]];
     case ShmSignal::Kind::ArrivedStaged:
     case ShmSignal::Kind::ArrivedDirect:
@@ -30,6 +30,9 @@ void note(ShmMember& member, const ShmSignal& signal, std::vector<std::byte>& me
       ++member.filled;
       member.filled_place = signal.place;
       break;
+    case ShmSignal::Kind::FinishedWithPayload:
+      member.message.swap(message);
+      [[fallthrough]];
     case ShmSignal::Kind::Finished:
       ++member.finished;
       member.finished_place = signal.place;
@@ -42,7 +45,7 @@ void note(ShmMember& member, const ShmSignal& signal, std::vector<std::byte>& me
 
 }  // namespace
 
-const std::byte* ShmMember::payload() const { return arrival.data() + sizeof(ShmSignal); }
+const std::byte* ShmMember::payload() const { return message.data() + sizeof(ShmSignal); }
 
 ShmExchange::ShmExchange(std::shared_ptr<const shm::Host> host)
     : host_(std::move(host)), messenger_(host_, shm::Section::Data) {}
@@ -63,8 +66,8 @@ void ShmExchange::forget(Key key) {
   auto node = known_.extract(key);
   if (node.empty() || spare_.size() == kMostSpare) return;
   for (ShmMember& member : node.mapped()) {
-    std::vector<std::byte> arrival = std::move(member.arrival);
-    member = {.arrival = std::move(arrival)};
+    std::vector<std::byte> message = std::move(member.message);
+    member = {.message = std::move(message)};
   }
   spare_.push_back(std::move(node));
 }
@@ -72,6 +75,10 @@ void ShmExchange::forget(Key key) {
 void ShmExchange::tell(int local_rank, const ShmSignal& signal,
                        std::span<const std::byte> payload) {
   messenger_.send(local_rank, std::as_bytes(std::span(&signal, 1)), payload);
+}
+
+void ShmExchange::tell_quietly(int local_rank, const ShmSignal& signal) {
+  messenger_.leave(local_rank, std::as_bytes(std::span(&signal, 1)));
 }
 
 void ShmExchange::give_up(int local_rank, const ShmSignal& signal) {

@@ -25,7 +25,7 @@ struct ShmMember {
   std::uint64_t bytes = 0;
   /// The bytes themselves, when they are few, behind their signal; else, if they are in its arena,
   /// their place there.
-  std::vector<std::byte> arrival;
+  std::vector<std::byte> message;
   bool direct = false;
   std::uint64_t place = 0;
 
@@ -50,6 +50,7 @@ struct ShmSignal {
     ArrivedDeclining,
     Filled,
     Finished,
+    FinishedWithPayload,
     GaveUp
   };
 
@@ -77,6 +78,8 @@ class ShmExchange {
   void forget(Key key);
 
   void tell(int local_rank, const ShmSignal& signal, std::span<const std::byte> payload = {});
+  /// Without waking the other for it.
+  void tell_quietly(int local_rank, const ShmSignal& signal);
   /// Tells that this member has given up an operation. It may never look at the ring again to send
   /// what waits for room, so when there is none, it breaks off instead.
   void give_up(int local_rank, const ShmSignal& signal);

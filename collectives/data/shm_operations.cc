@@ -110,6 +110,14 @@ void ShmOperation::tell(int member, ShmSignal::Kind kind, std::uint64_t place) c
   setup_.exchange.tell(local_of(member), told);
 }
 
+void ShmOperation::tell_quietly(int member, ShmSignal::Kind kind) const {
+  setup_.exchange.tell_quietly(local_of(member), signal(kind));
+}
+
+void ShmOperation::tell_result(int member, std::span<const std::byte> result) const {
+  setup_.exchange.tell(local_of(member), signal(ShmSignal::Kind::FinishedWithPayload), result);
+}
+
 void ShmOperation::announce(std::span<const int> to, const void* memory, std::int64_t bytes) const {
   const auto size = static_cast<std::size_t>(bytes);
   std::span<const std::byte> payload;

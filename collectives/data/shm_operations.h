@@ -23,7 +23,8 @@ struct ShmSetup {
   const ShmDataOptions& options;
 };
 
-/// Every member's vector to every other, within signals. For few bytes.
+/// Every member's vector to every other, within signals; of many members, to the first one, and what
+/// that makes of them to every other. For few bytes.
 StartedOperation start_flat_allreduce(const ShmSetup& setup, const Collective& collective);
 /// Each member reduces a slice of the vector for all.
 StartedOperation start_sliced_allreduce(const ShmSetup& setup, const Collective& collective);
@@ -42,7 +43,7 @@ class ShmOperation : public Operation {
   ShmOperation& operator=(const ShmOperation&) = delete;
 
   Result<Progress> progress() final;
-  std::vector<int> missing() const final;
+  std::vector<int> missing() const override;
   bool declined() const final { return declined_; }
 
  protected:
@@ -70,6 +71,8 @@ class ShmOperation : public Operation {
   std::uint64_t place_of(const std::byte* own) const;
 
   void tell(int member, ShmSignal::Kind kind, std::uint64_t place = 0) const;
+  void tell_quietly(int member, ShmSignal::Kind kind) const;
+  void tell_result(int member, std::span<const std::byte> result) const;
   /// Tells that this member is there, and what it brings: with the bytes themselves when they are
   /// few, or nothing if it declines.
   void announce(std::span<const int> to, const void* memory, std::int64_t bytes) const;

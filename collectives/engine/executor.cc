@@ -84,7 +84,7 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
     }
     if (progress.value() != Operation::Progress::Done) continue;
     if (channel.standing->declined()) {
-      close(id);
+      close_declined(channel);
       return RunNow{RunNow::State::Declined};
     }
     if (group) {
@@ -229,7 +229,7 @@ FusionBufferPool& Executor::buffers(DeviceType device) {
 void Executor::finish(const Channel& channel, Group& group) {
   if (group.operation->declined()) {
     // Of a plan that all leave now, and whose operations are not fused.
-    close(channel.members.channel);
+    close_declined(channel);
     declined_.push_back(std::move(group.tensors.front().submission));
     return;
   }
@@ -313,6 +313,11 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
 
 void Executor::close(ChannelId id) {
   if (channels_.contains(id)) closed_.push_back(id);
+}
+
+void Executor::close_declined(const Channel& channel) {
+  declined_channels_.push_back({channel.members.channel, channel.next_sequence});
+  close(channel.members.channel);
 }
 
 void Executor::drop_closed() {

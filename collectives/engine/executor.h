@@ -71,6 +71,8 @@ class Executor {
   /// closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
+  /// The same of those that are closed because a member has declined their last operation.
+  const std::vector<PlanProgress>& declined_channels() const { return declined_channels_; }
 
   /// Operations of `channel` from number `operations` on fail with this reason, now and later: a
   /// member will not start them.
@@ -106,6 +108,7 @@ class Executor {
   void finish(const Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
+  void close_declined(const Channel& channel);
   void drop_closed();
   FusionBufferPool& buffers(DeviceType device);
 
@@ -118,6 +121,7 @@ class Executor {
   /// Those that will be gone when they are idle.
   std::vector<ChannelId> closed_;
   std::vector<Submission> declined_;
+  std::vector<PlanProgress> declined_channels_;
   /// What was withdrawn from channels that are gone.
   std::vector<Group> withdrawn_;
   FusionBufferPool host_buffers_;

@@ -1,6 +1,7 @@
 #include "engine/plans.h"
 
 #include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "engine/validate.h"
@@ -26,6 +27,12 @@ void Plans::start(Submission submission, const Channel& set, int rank) {
 }
 
 std::vector<PlanProgress> Plans::progress() const {
+  std::vector<PlanProgress> plans = open();
+  std::ranges::copy(executor_.declined_channels(), std::back_inserter(plans));
+  return plans;
+}
+
+std::vector<PlanProgress> Plans::open() const {
   std::vector<PlanProgress> plans = executor_.enqueued();
   std::erase_if(plans, [](const PlanProgress& plan) { return plan.channel < kMostProcessSets; });
   return plans;
@@ -62,7 +69,7 @@ bool Plans::has_ended(ChannelId plan, int rank) const {
 }
 
 void Plans::apply(const MemberLeft& member_left) {
-  for (const PlanProgress& plan : progress()) {
+  for (const PlanProgress& plan : open()) {
     if (process_set_of(plan.channel) != member_left.channel) continue;
     // Of a plan that it had ended, it may have nothing any more.
     if (has_ended(plan.channel, member_left.rank)) continue;

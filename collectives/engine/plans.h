@@ -31,7 +31,8 @@ class Plans {
   /// Hands an operation of a plan (`submission.plan`) of `set` to the executor. `rank`: this one.
   void start(Submission submission, const Channel& set, int rank);
 
-  /// How many operations of each plan this rank has submitted, or of one.
+  /// How many operations of each plan this rank has submitted, also of those that it has left since
+  /// because a member declined; or of one.
   std::vector<PlanProgress> progress() const;
   PlanProgress progress(ChannelId plan) const;
 
@@ -42,6 +43,7 @@ class Plans {
   void end(const PlanEnd& plan_end, const Channel& set);
 
  private:
+  std::vector<PlanProgress> open() const;
   bool has_ended(ChannelId plan, int rank) const;
   void apply(const MemberLeft& member_left);
   void apply(const PlanEnd& plan_end);

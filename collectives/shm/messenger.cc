@@ -15,16 +15,24 @@ Messenger::Messenger(std::shared_ptr<const Host> host, Section section) : host_(
 
 void Messenger::send(int local_rank, std::span<const std::byte> head,
                      std::span<const std::byte> body) {
+  if (write(local_rank, head, body)) host_->ring(local_rank);
+}
+
+void Messenger::leave(int local_rank, std::span<const std::byte> head) {
+  (void)write(local_rank, head, {});
+}
+
+/// Whether all of it is in the ring now. What is not, goes later.
+bool Messenger::write(int local_rank, std::span<const std::byte> head,
+                      std::span<const std::byte> body) {
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
-  if (outgoing.ended) return;
+  if (outgoing.ended) return false;
   const bool is_frame = head.size() + body.size() <= Ring::kMostInFrame && outgoing.rest.empty();
-  if (is_frame && outgoing.ring.write(head, body, /*goes_on=*/false)) {
-    host_->ring(local_rank);
-    return;
-  }
+  if (is_frame && outgoing.ring.write(head, body, /*goes_on=*/false)) return true;
   std::vector<std::byte>& message = outgoing.rest.emplace_back(head.begin(), head.end());
   message.insert(message.end(), body.begin(), body.end());
   flush(local_rank);
+  return false;
 }
 
 void Messenger::flush(int local_rank) {

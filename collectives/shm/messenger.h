@@ -22,6 +22,8 @@ class Messenger {
 
   /// Takes a copy of both parts, which arrive as one message, and rings the receiver's doorbell.
   void send(int local_rank, std::span<const std::byte> head, std::span<const std::byte> body = {});
+  /// The same without a ring, for what the receiver need not see before it looks.
+  void leave(int local_rank, std::span<const std::byte> head);
 
   struct Message {
     int local_rank = 0;
@@ -59,6 +61,7 @@ class Messenger {
   };
 
   void flush(int local_rank);
+  bool write(int local_rank, std::span<const std::byte> head, std::span<const std::byte> body);
 
   const std::shared_ptr<const Host> host_;
   /// By local rank; the own ones are not used.

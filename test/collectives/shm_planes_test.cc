@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,7 +42,10 @@ struct Setting {
 
 const Setting kNormal{"normal", {}, {0, 1, 3, 1023}, 200'000};
 const Setting kSmall{
-    "small", {.chunk_bytes = 1000, .flat_bytes = 64, .piece_bytes = 4096}, {0, 65, 1023}, 20'001};
+    "small",
+    {.chunk_bytes = 1000, .flat_bytes = 64, .many_members = 3, .piece_bytes = 4096},
+    {0, 1, 64, 65, 1023},
+    20'001};
 const Setting kTiny{"tiny", {.chunk_bytes = 1, .flat_bytes = 0, .piece_bytes = 1}, {0, 1, 70}, 300};
 
 using Case = std::tuple<Setting, int, Memory>;
@@ -82,12 +87,12 @@ TEST_P(ShmPlanesTest, Collectives) {
 
 constexpr int kPlayers = 3;
 
-std::vector<std::shared_ptr<DataPlane>> connect_players() {
+std::vector<std::shared_ptr<DataPlane>> connect_players(const ShmDataOptions& options) {
   std::vector<std::shared_ptr<DataPlane>> planes(kPlayers);
   Meeting meeting(kPlayers);
   run_ranks(kPlayers, [&](int rank) {
     planes[static_cast<std::size_t>(rank)] =
-        std::make_shared<ShmDataPlane>(join(meeting, rank), kSmall.options);
+        std::make_shared<ShmDataPlane>(join(meeting, rank), options);
   });
   return planes;
 }
@@ -117,18 +122,19 @@ INSTANTIATE_TEST_SUITE_P(Kinds, ShmGivingUpTest,
 // Of large vectors, in steps; of small ones so many that a ring does not hold their signals.
 TEST_P(ShmGivingUpTest, NobodyWaitsOn) {
   scenarios::GivingUp play;
-  const auto try_all_moments = [&play] {
+  ShmDataOptions options = kSmall.options;
+  const auto try_all_moments = [&play, &options] {
     for (play.quitter = 0; play.quitter < kPlayers; ++play.quitter) {
       for (const int turns : {0, 1, 2, 5}) {
         play.turns = turns;
         play.sleeper = std::nullopt;
         play.early = false;
-        scenarios::run_giving_up(connect_players(), play);
+        scenarios::run_giving_up(connect_players(options), play);
         for (int sleeper = 0; sleeper < kPlayers; ++sleeper) {
           play.sleeper = sleeper;
           for (const bool early : {false, true}) {
             play.early = early;
-            scenarios::run_giving_up(connect_players(), play);
+            scenarios::run_giving_up(connect_players(options), play);
           }
         }
       }
@@ -143,6 +149,43 @@ TEST_P(ShmGivingUpTest, NobodyWaitsOn) {
   play.collective = bytes_of_all_players(GetParam(), kSmall.options.flat_bytes);
   play.operations = 700;
   try_all_moments();
+  if (GetParam() != CollectiveKind::Allreduce) return;
+  options.many_members = kPlayers + 1;
+  try_all_moments();
+}
+
+// Small all-reduces of many members go by way of the first one.
+TEST(ShmGatheringTest, WhoIsMissingIsKnown) {
+  const std::vector<std::shared_ptr<DataPlane>> planes = connect_players(kSmall.options);
+  Collective collective = bytes_of_all_players(CollectiveKind::Allreduce, 4);
+  std::array<std::array<std::uint8_t, 4>, kPlayers> memory{};
+  std::array<std::unique_ptr<Operation>, kPlayers> operations;
+  const auto start = [&](int rank) {
+    const auto index = static_cast<std::size_t>(rank);
+    memory[index].fill(static_cast<std::uint8_t>(rank + 1));
+    collective.member = rank;
+    collective.output = memory[index].data();
+    operations[index] = planes[index]->start(collective).value();
+  };
+  const auto progress = [&](int rank) {
+    return operations[static_cast<std::size_t>(rank)]->progress().value();
+  };
+  const auto missing = [&](int rank) {
+    EXPECT_EQ(progress(rank), Operation::Progress::Waiting);
+    return operations[static_cast<std::size_t>(rank)]->missing();
+  };
+
+  start(2);
+  EXPECT_EQ(missing(2), std::vector<int>{0});
+  start(0);
+  EXPECT_EQ(missing(0), std::vector<int>{1});
+  EXPECT_EQ(missing(2), std::vector<int>());
+  start(1);
+  EXPECT_EQ(missing(1), std::vector<int>());
+  for (int rank = 0; rank < kPlayers; ++rank) {
+    EXPECT_EQ(progress(rank), Operation::Progress::Done);
+    EXPECT_EQ(memory[static_cast<std::size_t>(rank)], (std::array<std::uint8_t, 4>{6, 6, 6, 6}));
+  }
 }
 
 class ShmControlTest : public ::testing::TestWithParam<int> {};

@@ -184,6 +184,23 @@ TEST_P(RecurrenceTest, RefusedOnOneRank) {
   });
 }
 
+// In which each rank deviates at times, and one after another: small vectors of many go another way.
+TEST_P(RecurrenceTest, OthersAmongMany) {
+  constexpr int kMany = 7;
+  run(kMany, [](Context& context, int rank, std::barrier<>&) {
+    const Set all = programs::world(context);
+    for (std::uint64_t i = 0; i < 10 * kMany; ++i) {
+      if (i % 5 != 4) {
+        programs::run(context, all, loss(i));
+        continue;
+      }
+      const bool other = i / 10 == static_cast<unsigned>(rank);
+      const Call call(context, all, async_loss(i, other ? 4 : 3));
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'loss'"), HasSubstr("shape")));
+    }
+  });
+}
+
 TEST_P(RecurrenceTest, TwiceAtATime) {
   run(2, [](Context& context, int rank, std::barrier<>& meeting) {
     const Set all = programs::world(context);
