@@ -209,19 +209,18 @@ void Coordinator::sleep(Clock::duration idle, bool gives_way) {
 // ---- from this rank's users ----
 
 Result<bool> Coordinator::take_submissions() {
-  std::vector<Submission> submissions;
+  taken_.clear();
   std::vector<ChannelId> ended;
   bool leave = false;
   {
     const std::lock_guard lock(mutex_);
-    submissions.swap(submitted_);
+    taken_.swap(submitted_);
     ended.swap(ended_);
     news_.store(false, std::memory_order_relaxed);
     // Nothing is submitted after the call.
     leave = leave_called_ && !leaving_;
   }
-  const bool any = !submissions.empty();
-  if (Status status = sets_.hand_in(std::move(submissions), now_); !status.ok()) return status;
+  if (Status status = sets_.hand_in(taken_, now_); !status.ok()) return status;
   for (const ChannelId plan : ended) {
     if (Status status = tell_end(plan); !status.ok()) return status;
   }
@@ -229,7 +228,7 @@ Result<bool> Coordinator::take_submissions() {
   if (leave) {
     if (Status status = begin_leaving(); !status.ok()) return status;
   }
-  return leave || any || !ended.empty();
+  return leave || !taken_.empty() || !ended.empty();
 }
 
 /// After what was submitted of the plan. A failure has ended it already.

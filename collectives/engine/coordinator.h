@@ -145,6 +145,8 @@ class Coordinator final : private Baton::Holder {
   std::atomic<bool> news_ = false;
 
   // The rest belongs to who holds the baton.
+  /// What was submitted and is taken now; its memory is submitted_'s the next time.
+  std::vector<Submission> taken_;
   /// When the look at hand began.
   Clock::time_point now_ = Clock::now();
   std::string failure_;

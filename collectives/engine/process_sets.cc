@@ -46,7 +46,7 @@ Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce
   return ran;
 }
 
-Status ProcessSets::hand_in(std::vector<Submission> submissions, Clock::time_point now) {
+Status ProcessSets::hand_in(std::span<Submission> submissions, Clock::time_point now) {
   std::map<ChannelId, RequestList> outbox;
   for (Submission& submission : submissions) take(std::move(submission), outbox, now);
   for (auto& [id, list] : outbox) {
@@ -68,7 +68,7 @@ Status ProcessSets::hand_in_again(std::vector<Submission> declined, Clock::time_
     channels_.at(submission.channel).recurring.remove(submission.request.name);
     submission.plan = 0;
   }
-  if (!left_.contains(rank_)) return hand_in(std::move(declined), now);
+  if (!left_.contains(rank_)) return hand_in(declined, now);
   for (const Submission& submission : declined) {
     submission.work->complete(Status::error(fmt::format(
         "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));

@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -45,8 +46,8 @@ class ProcessSets {
   /// Runs an operation that needs no negotiation; see Executor::run_now().
   Result<Executor::RunNow> run_now(const BlockingAllreduce& allreduce, int looks);
 
-  /// Submissions of this rank. What is wrong with one of them, its Work says.
-  Status hand_in(std::vector<Submission> submissions, Clock::time_point now);
+  /// Takes submissions of this rank. What is wrong with one of them, its Work says.
+  Status hand_in(std::span<Submission> submissions, Clock::time_point now);
 
   /// Operations of names that recurred, which a member has declined: the leaders are asked.
   Status hand_in_again(std::vector<Submission> declined, Clock::time_point now);
