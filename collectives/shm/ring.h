@@ -43,6 +43,8 @@ struct Ring {
     bool goes_on = false;
 
     std::size_t in_bulk() const { return bytes - std::min(bytes, Cell::kBytes); }
+    /// Whole lines, so that none is written and read for two frames.
+    std::size_t place_in_bulk() const { return (in_bulk() + 63) / 64 * 64; }
     /// As frame number `number`, counted from the first ever.
     std::uint64_t stamp(std::uint64_t number) const {
       return (number / kCells + 1) << 32 | bytes << 1 | static_cast<std::uint64_t>(goes_on);
@@ -51,12 +53,12 @@ struct Ring {
 
   /// Whether the writer will write no more.
   alignas(64) std::atomic<std::uint32_t> ended;
-  /// Frames ever read, their bytes in bulk, and whether the writer waits for room.
+  /// Frames ever read, their places in bulk, and whether the writer waits for room.
   alignas(64) std::atomic<std::uint64_t> read;
   std::atomic<std::uint64_t> emptied;
   std::atomic<std::uint32_t> starved;
   std::array<Cell, kCells> cells;
-  std::array<std::byte, kBulkBytes> bulk;
+  alignas(64) std::array<std::byte, kBulkBytes> bulk;
 };
 static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(Ring::Cell) == 64);
 
@@ -74,6 +76,7 @@ class RingWriter {
     fill(cell, head.size(), body);
     cell.stamp.store(frame.stamp(written_), std::memory_order_release);
     ++written_;
+    filled_ += frame.place_in_bulk();
     return true;
   }
 
@@ -89,7 +92,7 @@ class RingWriter {
  private:
   bool fits(const Ring::Frame& frame) const {
     return written_ - read_ < Ring::kCells &&
-           filled_ - emptied_ + frame.in_bulk() <= Ring::kBulkBytes;
+           filled_ - emptied_ + frame.place_in_bulk() <= Ring::kBulkBytes;
   }
 
   void look_for_room(std::memory_order order) {
@@ -99,20 +102,20 @@ class RingWriter {
 
   /// Bytes of the frame from its number `begin` on.
   void fill(Ring::Cell& cell, std::size_t begin, std::span<const std::byte> from) {
-    const std::size_t room = Ring::Cell::kBytes - std::min(begin, Ring::Cell::kBytes);
-    const std::size_t in_cell = std::min(from.size(), room);
+    const std::size_t in_cell =
+        std::min(from.size(), Ring::Cell::kBytes - std::min(begin, Ring::Cell::kBytes));
     if (in_cell > 0) std::memcpy(cell.bytes.data() + begin, from.data(), in_cell);
     from = from.subspan(in_cell);
     if (from.empty()) return;
-    const std::size_t place = filled_ % Ring::kBulkBytes;
+    const std::size_t before = begin + in_cell - Ring::Cell::kBytes;
+    const std::size_t place = (filled_ + before) % Ring::kBulkBytes;
     const std::size_t first = std::min(from.size(), Ring::kBulkBytes - place);
     std::memcpy(ring_->bulk.data() + place, from.data(), first);
     std::memcpy(ring_->bulk.data(), from.data() + first, from.size() - first);
-    filled_ += from.size();
   }
 
   Ring* ring_;
-  /// Frames, and their bytes in bulk.
+  /// Frames, and their places in bulk.
   std::uint64_t written_ = 0;
   std::uint64_t filled_ = 0;
   /// As last looked up.
@@ -144,7 +147,7 @@ class RingReader {
     const std::size_t first = std::min(in_bulk, Ring::kBulkBytes - place);
     std::memcpy(to + in_cell, ring_->bulk.data() + place, first);
     std::memcpy(to + in_cell + first, ring_->bulk.data(), in_bulk - first);
-    emptied_ += in_bulk;
+    emptied_ += frame.place_in_bulk();
   }
 
   /// Whether nothing comes after what is there from now on.
@@ -168,7 +171,7 @@ class RingReader {
 
  private:
   Ring* ring_;
-  /// Frames, and their bytes in bulk; and what of these is released.
+  /// Frames, and their places in bulk; and what of these is released.
   std::uint64_t read_ = 0;
   std::uint64_t emptied_ = 0;
   std::uint64_t released_ = 0;
