@@ -5,7 +5,7 @@ set(KOLO_TEST_SUPPORT_DIR "${CMAKE_CURRENT_LIST_DIR}/../test/support")
 # For sanitizer builds: Open MPI keeps memory, and hides how its threads synchronise.
 set(_kolo_sanitizer_environment
   "LSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/lsan.supp:print_suppressions=0"
-  "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1"
+  "UBSAN_OPTIONS=print_stacktrace=1"
   "TSAN_OPTIONS=suppressions=${KOLO_TEST_SUPPORT_DIR}/tsan.supp:ignore_noninstrumented_modules=1:halt_on_error=1:print_suppressions=0")
 
 # More ranks than cores, as root, without pinning, and giving way to each other. With PMIx's tables in shared

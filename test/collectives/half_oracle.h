@@ -1,6 +1,6 @@
 #pragma once
 
-/// The 16-bit formats written down from their definitions, slowly: a check on data/half.h.
+/// The 16-bit formats written down from their definitions: a check on data/half.h.
 
 #include <algorithm>
 #include <bit>
@@ -60,21 +60,20 @@ const std::vector<long double>& ascending() {
 /// To nearest, ties to even; some NaN for NaN.
 template <typename Format>
 std::uint16_t encode(long double value) {
-  const std::vector<long double>& values = ascending<Format>();
-  const auto infinity = static_cast<std::uint16_t>(values.size() - 1);
+  constexpr int kBias = (1 << (Format::kExponentBits - 1)) - 1;
+  constexpr int kInfinity = ((1 << Format::kExponentBits) - 1) << Format::kFractionBits;
   const int sign = std::signbit(value) ? 0x8000 : 0;
-  if (std::isnan(value)) return static_cast<std::uint16_t>(infinity | sign | 1);
-  const long double magnitude = std::fabs(value);
-  const auto above = std::lower_bound(values.begin(), values.end(), magnitude);
-  auto bits = static_cast<std::size_t>(above - values.begin());
-  if (bits == values.size()) {
-    bits = infinity;
-  } else if (bits > 0) {
-    const long double up = values[bits] - magnitude;
-    const long double down = magnitude - values[bits - 1];
-    if (down < up || (down == up && bits % 2 == 1)) --bits;
+  if (std::isnan(value)) return static_cast<std::uint16_t>(kInfinity | sign | 1);
+  int bits = kInfinity;
+  if (std::isfinite(value)) {
+    // Values of one exponent are a power of two apart, and the last of them is the first of the next.
+    const int exponent = std::max(std::ilogb(value), 1 - kBias);
+    const long double steps =
+        std::rint(std::ldexp(std::fabs(value), Format::kFractionBits - exponent));
+    const int before = (exponent + kBias - 1) << Format::kFractionBits;
+    bits = std::min(kInfinity, before + static_cast<int>(steps));
   }
-  return static_cast<std::uint16_t>(static_cast<int>(bits) | sign);
+  return static_cast<std::uint16_t>(bits | sign);
 }
 
 }  // namespace kolo::core::oracle

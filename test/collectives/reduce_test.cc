@@ -46,7 +46,7 @@ std::vector<Bytes> random_inputs(DataType dtype, std::size_t members, std::int64
 Bytes surrounded(const Bytes& vector, std::size_t distance) {
   constexpr std::size_t kBehind = 64;
   Bytes memory(distance + vector.size() + kBehind, std::byte{0x55});
-  std::ranges::copy(vector, memory.begin() + static_cast<std::ptrdiff_t>(distance));
+  std::copy(vector.begin(), vector.end(), memory.begin() + static_cast<std::ptrdiff_t>(distance));
   return memory;
 }
 
