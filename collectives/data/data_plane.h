@@ -86,7 +86,8 @@ class Operation {
 
   virtual ~Operation() = default;
 
-  /// Does what can be done now. Not called again after Done or a failure.
+  /// Does what can be done now. Not called again after a failure, nor after Done unless it has begun
+  /// again.
   virtual Result<Progress> progress() = 0;
 
   /// Once Done: begins as another operation of its channel, on other memory, all else being the

@@ -53,7 +53,7 @@ class ShmOperation : public Operation {
   /// member, either.
   virtual Result<Progress> advance() = 0;
 
-  /// Is as after the constructor.
+  /// Once Done, of an operation without a stage: is as after the constructor.
   void reset(std::uint64_t sequence, void* output);
 
   const ShmSetup& setup() const { return setup_; }
