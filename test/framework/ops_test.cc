@@ -10,7 +10,8 @@ namespace {
 
 constexpr ReduceOp kOps[] = {ReduceOp::Sum, ReduceOp::Average, ReduceOp::Min, ReduceOp::Max,
                              ReduceOp::Product};
-constexpr std::int64_t kSizes[] = {0, 1, 3, 1023};
+constexpr std::int64_t kMebi = 1 << 20;
+constexpr std::int64_t kSizes[] = {0, 1, 3, 1023, kMebi};
 
 /// An all-reduce in the form that its turn brings; all are waited for together.
 class Reductions {
@@ -63,6 +64,7 @@ TEST_F(OpsTest, AllreduceOfEveryDtypeOpAndSize) {
       if (dtype == torch::kBool && op == ReduceOp::Average) continue;
       if (!can_be_reduced(dtype)) continue;
       for (const std::int64_t size : kSizes) {
+        if (size == kMebi && op != ReduceOp::Sum) continue;
         SCOPED_TRACE(::testing::Message()
                      << dtype << " op " << static_cast<int>(op) << " " << size);
         torch::Tensor expected = reduced({size}, dtype, 1, op, all_ranks());
@@ -76,8 +78,8 @@ TEST_F(OpsTest, AllreduceOfEveryDtypeOpAndSize) {
 TEST_F(OpsTest, AllreduceOfAMebiOfNumbers) {
   Reductions reductions;
   for (int i = 0; i < 4; ++i) {
-    reductions.add(own_values({1 << 20}, torch::kFloat32, i),
-                   reduced({1 << 20}, torch::kFloat32, i, ReduceOp::Average, all_ranks()), {});
+    reductions.add(own_values({kMebi}, torch::kFloat32, i),
+                   reduced({kMebi}, torch::kFloat32, i, ReduceOp::Average, all_ranks()), {});
   }
   reductions.check();
 }
@@ -240,7 +242,7 @@ TEST_F(OpsTest, Scales) {
 
 TEST_F(OpsTest, TensorsInKolosMemory) {
   for (const torch::ScalarType dtype : kDtypes) {
-    for (const std::int64_t size : kSizes) {
+    for (const std::int64_t size : {0, 1, 3, 1023}) {
       torch::Tensor tensor = kolo::empty({size, 2}, there(dtype));
       EXPECT_EQ(tensor.sizes(), (torch::IntArrayRef{size, 2}));
       EXPECT_EQ(tensor.scalar_type(), dtype);

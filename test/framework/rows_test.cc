@@ -149,6 +149,30 @@ TEST_F(RowsTest, AlltoallOfEveryDtypeAndOfUnequalParts) {
   }
 }
 
+// Of the other kinds OpsTest has as many.
+TEST_F(RowsTest, AMebiOfEveryDtype) {
+  constexpr std::int64_t kMebi = 1 << 20;
+  const auto own = static_cast<std::size_t>(kolo::rank());
+  const std::size_t ranks = all_ranks().size();
+  for (const torch::ScalarType dtype : kDtypes) {
+    SCOPED_TRACE(::testing::Message() << dtype);
+    std::vector<torch::Tensor> inputs;
+    std::vector<torch::Tensor> taken;
+    Counts splits;
+    for (const int rank : all_ranks()) {
+      inputs.push_back(whole_numbers({kMebi}, dtype, 6, rank));
+      taken.push_back(slice_of(inputs.back(), ranks, own));
+      splits.push_back(slice_of(inputs.back(), ranks, static_cast<std::size_t>(rank)).size(0));
+    }
+    EXPECT_TRUE(identical(kolo::allgather(inputs[own]), torch::cat(inputs)));
+    EXPECT_TRUE(identical(kolo::alltoall(inputs[own], {.splits = splits}), torch::cat(taken)));
+    if (!can_be_reduced(dtype)) continue;
+    const torch::Tensor sum = sum_of({kMebi}, dtype, 6, all_ranks());
+    EXPECT_TRUE(identical(kolo::reducescatter(inputs[own], {.op = ReduceOp::Sum}),
+                          slice_of(sum, ranks, own)));
+  }
+}
+
 TEST_F(RowsTest, AlltoallOfNothingAndOfMuch) {
   const torch::Tensor nothing = kolo::alltoall(torch::empty({0, 4}, there()));
   EXPECT_EQ(nothing.sizes(), torch::IntArrayRef({0, 4}));
