@@ -84,7 +84,7 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
     }
     if (progress.value() != Operation::Progress::Done) continue;
     if (channel.standing->declined()) {
-      close_declined(channel);
+      close(id);
       return RunNow{RunNow::State::Declined};
     }
     if (group) {
@@ -138,7 +138,7 @@ void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmiss
   }
   group.plan = std::move(plan);
   group.times.agreed = Clock::now();
-  if (group.sequence >= channel.end) return group.fail(channel.end_reason);
+  if (group.sequence >= channel.end) return give_up(group, channel.end_reason);
   mark_busy(channel);
   channel.queued.push_back(std::move(group));
 }
@@ -229,7 +229,7 @@ FusionBufferPool& Executor::buffers(DeviceType device) {
 void Executor::finish(const Channel& channel, Group& group) {
   if (group.operation->declined()) {
     // Of a plan that all leave now, and whose operations are not fused.
-    close_declined(channel);
+    close(channel.members.channel);
     declined_.push_back(std::move(group.tensors.front().submission));
     return;
   }
@@ -246,7 +246,9 @@ void Executor::finish(const Channel& channel, Group& group) {
   group.deliver(/*finished=*/nullptr);
 }
 
-bool Executor::idle() const { return std::ranges::all_of(busy_, &Channel::idle); }
+bool Executor::idle() const {
+  return declined_.empty() && std::ranges::all_of(busy_, &Channel::idle);
+}
 
 void Executor::fail(const std::string& error) {
   for (auto& [id, channel] : channels_) {
@@ -259,11 +261,16 @@ void Executor::fail(const std::string& error) {
   }
 }
 
+void Executor::give_up(const Group& group, const std::string& reason) {
+  if (!reason.empty()) return group.fail(reason);
+  declined_.push_back(group.tensors.front().submission);
+}
+
 /// Fails what is in flight from `first` on.
 void Executor::withdraw(Channel& channel, std::vector<Group>::iterator first,
                         const std::string& error) {
   for (auto group = first; group != channel.in_flight.end(); ++group) {
-    group->fail(error);
+    give_up(*group, error);
     channel.buffer_bytes_in_flight -= group->buffer_bytes();
     channel.withdrawn.push_back(std::move(*group));
   }
@@ -301,7 +308,7 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
   channel.end_reason = reason;
   const auto ended = [operations](const Group& group) { return group.sequence >= operations; };
   for (const Group& group : channel.queued) {
-    if (ended(group)) group.fail(reason);
+    if (ended(group)) give_up(group, reason);
   }
   std::erase_if(channel.queued, ended);
   // Not from std::ranges, whose subrange clang 14 does not compile.
@@ -313,11 +320,6 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
 
 void Executor::close(ChannelId id) {
   if (channels_.contains(id)) closed_.push_back(id);
-}
-
-void Executor::close_declined(const Channel& channel) {
-  declined_channels_.push_back({channel.members.channel, channel.next_sequence});
-  close(channel.members.channel);
 }
 
 void Executor::drop_closed() {

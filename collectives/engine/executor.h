@@ -55,7 +55,8 @@ class Executor {
   /// way, and looks as often as `looks` whether it is done.
   Result<RunNow> run_now(ChannelId channel, const BlockingAllreduce& allreduce, int looks);
 
-  /// Operations that a member has declined since the last call, this one's own among them.
+  /// Operations that a member has declined since the last call, this one's own among them, and those that were
+  /// ended without a reason.
   std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
 
   /// Starts what can be started, moves what is in flight, completes what is done. True when
@@ -65,17 +66,16 @@ class Executor {
   /// Whether the operation whose failure progress() has reported was ended since.
   bool failure_is_moot() const;
 
+  /// Nothing is under way, or to be had from take_declined().
   bool idle() const;
 
   /// Whether there is such a channel, and how many operations were enqueued in each that is not
   /// closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
-  /// The same of those that are closed because a member has declined their last operation.
-  const std::vector<PlanProgress>& declined_channels() const { return declined_channels_; }
 
   /// Operations of `channel` from number `operations` on fail with this reason, now and later: a
-  /// member will not start them.
+  /// member will not start them. Without a reason, take_declined() gives them.
   void end(ChannelId channel, std::uint64_t operations, const std::string& reason);
 
   /// No member will enqueue anything there any more: the channel goes when nothing of it is in
@@ -108,7 +108,7 @@ class Executor {
   void finish(const Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
-  void close_declined(const Channel& channel);
+  void give_up(const Group& group, const std::string& reason);
   void drop_closed();
   FusionBufferPool& buffers(DeviceType device);
 
@@ -121,7 +121,6 @@ class Executor {
   /// Those that will be gone when they are idle.
   std::vector<ChannelId> closed_;
   std::vector<Submission> declined_;
-  std::vector<PlanProgress> declined_channels_;
   /// What was withdrawn from channels that are gone.
   std::vector<Group> withdrawn_;
   FusionBufferPool host_buffers_;

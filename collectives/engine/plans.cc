@@ -1,7 +1,7 @@
 #include "engine/plans.h"
 
 #include <algorithm>
-#include <iterator>
+#include <string>
 #include <utility>
 
 #include "engine/validate.h"
@@ -27,12 +27,6 @@ void Plans::start(Submission submission, const Channel& set, int rank) {
 }
 
 std::vector<PlanProgress> Plans::progress() const {
-  std::vector<PlanProgress> plans = open();
-  std::ranges::copy(executor_.declined_channels(), std::back_inserter(plans));
-  return plans;
-}
-
-std::vector<PlanProgress> Plans::open() const {
   std::vector<PlanProgress> plans = executor_.enqueued();
   std::erase_if(plans, [](const PlanProgress& plan) { return plan.channel < kMostProcessSets; });
   return plans;
@@ -69,14 +63,16 @@ bool Plans::has_ended(ChannelId plan, int rank) const {
 }
 
 void Plans::apply(const MemberLeft& member_left) {
-  for (const PlanProgress& plan : open()) {
+  const std::string error = departure_error(member_left.rank);
+  for (const PlanProgress& plan : progress()) {
     if (process_set_of(plan.channel) != member_left.channel) continue;
     // Of a plan that it had ended, it may have nothing any more.
     if (has_ended(plan.channel, member_left.rank)) continue;
     const auto theirs =
         std::ranges::find(member_left.plans, plan.channel, &PlanProgress::channel);
     const bool known = theirs != member_left.plans.end();
-    executor_.end(plan.channel, known ? theirs->operations : 0, departure_error(member_left.rank));
+    executor_.end(plan.channel, known ? theirs->operations : 0,
+                  belongs_to_name(plan.channel) ? std::string() : error);
   }
 }
 

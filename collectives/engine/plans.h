@@ -13,8 +13,9 @@
 namespace kolo::core {
 
 /// The plans that this rank takes part in, and where they end. A member that leaves says how many
-/// operations of each plan it has submitted: it still runs those, and the others' later ones fail. So does
-/// one that ends a plan, of this one. Used by one thread at a time.
+/// operations of each plan it has submitted: it still runs those, and the others' later ones fail, or, of a name
+/// that recurs, are the leader's to fail (recurrence.h). So does one that ends a plan, of this one. Used by one
+/// thread at a time.
 ///
 ///   a plan of this rank                 what it has here          leaves it
 ///   ----------------------------------  ------------------------  --------------------------------------
@@ -31,8 +32,8 @@ class Plans {
   /// Hands an operation of a plan (`submission.plan`) of `set` to the executor. `rank`: this one.
   void start(Submission submission, const Channel& set, int rank);
 
-  /// How many operations of each plan this rank has submitted, also of those that it has left since
-  /// because a member declined; or of one.
+  /// How many operations of each plan this rank has submitted, or of one. Of a plan that it has left because a
+  /// member declined, it has nothing any more.
   std::vector<PlanProgress> progress() const;
   PlanProgress progress(ChannelId plan) const;
 
@@ -43,7 +44,6 @@ class Plans {
   void end(const PlanEnd& plan_end, const Channel& set);
 
  private:
-  std::vector<PlanProgress> open() const;
   bool has_ended(ChannelId plan, int rank) const;
   void apply(const MemberLeft& member_left);
   void apply(const PlanEnd& plan_end);

@@ -49,7 +49,7 @@ class ProcessSets {
   /// Takes submissions of this rank. What is wrong with one of them, its Work says.
   Status hand_in(std::span<Submission> submissions, Clock::time_point now);
 
-  /// Operations of names that recurred, which a member has declined: the leaders are asked.
+  /// Operations of names that recurred, which a member has declined, or left without: the leaders are asked.
   Status hand_in_again(std::vector<Submission> declined, Clock::time_point now);
 
   /// From a member of a set that this rank leads, and from a leader.

@@ -15,6 +15,8 @@
 ///   recurs        any other member has declined                      nothing was reduced: this rank asks
 ///                                                                    the leader with the same request: the
 ///                                                                    name is negotiated
+///   recurs        a member has left without the operation            the same: the leader's error for it may be
+///                                                                    another's, and others have been told that
 ///
 /// So every member takes part in the plan's n-th operation, if only to decline it, whenever it submits the name:
 /// nobody waits for a message that does not come, and all leave the plan at the same operation. What then does not

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <random>
 
 #include "engine/negotiator.h"
@@ -230,6 +231,31 @@ TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
       const std::string left = fmt::format("rank {} has shut down", leaver);
       EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'loss'"), HasSubstr(left)));
       EXPECT_THAT(error_of(Call(context, all, async_loss(5)).work()), HasSubstr(left));
+    });
+  }
+}
+
+// Rank 0 was refused; rank 2 leaves without the operation, which rank 1 takes part in. That fails for the first
+// reason, as it does when it is negotiated, and the next one for the second.
+TEST_P(RecurrenceTest, LeavesAfterAnotherWasRefused) {
+  for (const bool in_flight : {false, true}) {
+    run(3, [in_flight](Context& context, int rank, std::barrier<>& meeting) {
+      const Set all = programs::world(context);
+      for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
+      std::optional<Call> call;
+      if (rank == 1 && in_flight) call.emplace(context, all, async_loss(4));
+      if (rank == 0) {
+        Submission submission;
+        submission.request.name = "loss";
+        submission.request.refusal = "the tensor is undefined";
+        EXPECT_THAT(error_of(*context.submit(std::move(submission))), HasSubstr("is undefined"));
+      }
+      meeting.arrive_and_wait();
+      if (rank != 1) return;
+      if (!in_flight) call.emplace(context, all, async_loss(4));
+      EXPECT_THAT(error_of(call->work()),
+                  AllOf(HasSubstr("refused on rank 0"), HasSubstr("the tensor is undefined")));
+      EXPECT_THAT(error_of(Call(context, all, async_loss(5, 4)).work()), HasSubstr("has shut down"));
     });
   }
 }
