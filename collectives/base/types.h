@@ -120,6 +120,8 @@ constexpr ChannelId plan_channel(ChannelId process_set, PlanId plan) {
   return plan * kMostProcessSets + process_set;
 }
 constexpr ChannelId process_set_of(ChannelId channel) { return channel % kMostProcessSets; }
-constexpr bool belongs_to_name(ChannelId channel) { return channel / kMostProcessSets > kMostPlans; }
+constexpr bool belongs_to_name(ChannelId channel) {
+  return channel / kMostProcessSets > kMostPlans;
+}
 
 }  // namespace kolo::core

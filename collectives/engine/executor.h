@@ -55,8 +55,8 @@ class Executor {
   /// way, and looks as often as `looks` whether it is done.
   Result<RunNow> run_now(ChannelId channel, const BlockingAllreduce& allreduce, int looks);
 
-  /// Operations that a member has declined since the last call, this one's own among them, and those that were
-  /// ended without a reason.
+  /// Operations that a member has declined since the last call, this one's own among them, and
+  /// those that were ended without a reason.
   std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
 
   /// Starts what can be started, moves what is in flight, completes what is done. True when

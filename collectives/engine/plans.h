@@ -13,9 +13,9 @@
 namespace kolo::core {
 
 /// The plans that this rank takes part in, and where they end. A member that leaves says how many
-/// operations of each plan it has submitted: it still runs those, and the others' later ones fail, or, of a name
-/// that recurs, are the leader's to fail (recurrence.h). So does one that ends a plan, of this one. Used by one
-/// thread at a time.
+/// operations of each plan it has submitted: it still runs those, and the others' later ones fail,
+/// or, of a name that recurs, are the leader's to fail (recurrence.h). So does one that ends a
+/// plan, of this one. Used by one thread at a time.
 ///
 ///   a plan of this rank                 what it has here          leaves it
 ///   ----------------------------------  ------------------------  --------------------------------------
@@ -32,8 +32,8 @@ class Plans {
   /// Hands an operation of a plan (`submission.plan`) of `set` to the executor. `rank`: this one.
   void start(Submission submission, const Channel& set, int rank);
 
-  /// How many operations of each plan this rank has submitted, or of one. Of a plan that it has left because a
-  /// member declined, it has nothing any more.
+  /// How many operations of each plan this rank has submitted, or of one. Of a plan
+  /// that it has left because a member declined, it has nothing any more.
   std::vector<PlanProgress> progress() const;
   PlanProgress progress(ChannelId plan) const;
 
