@@ -123,8 +123,11 @@ class Job:
         return [pid for pid in all_processes() if segments_of(pid) & self.segments]
 
     def leftovers(self):
-        files = [path for name in ("tmp", "shm") for path in (self.folder / name).rglob("*")]
-        return ([f"file {path.relative_to(self.folder)}" for path in files] +
+        files = [os.path.relpath(os.path.join(folder, file), self.folder)
+                 for name in ("tmp", "shm")
+                 for folder, folders, files in os.walk(self.folder / name)
+                 for file in folders + files]
+        return ([f"file {file}" for file in files] +
                 [f"process {b' '.join(arguments).decode().strip()}"
                  for arguments in self.processes().values()] +
                 [f"memory in process {pid}" for pid in self.holders()])
@@ -152,6 +155,7 @@ def kill_one(arguments, private, chance):
             raise RuntimeError(f"the job goes on after a rank was killed {when}") from None
         if status == 0:
             raise RuntimeError(f"the job ended as if no rank had been killed {when}")
+
         def leftovers():
             return [left for left in job.leftovers()
                     if moment == "running" or not OPEN_MPIS_START.match(left)]
