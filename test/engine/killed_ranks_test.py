@@ -26,7 +26,8 @@ MARK = "KOLO_TEST_JOB"
 # As collectives/shm/arena.cc names the memory of a rank. It has no place in the file system.
 SEGMENT = "/memfd:kolo (deleted)"
 
-# Open MPI 4.1 may leave the files of its own shared memory, named like this, when a rank is killed in MPI_Init.
+# Open MPI 4.1 may leave the files of its own shared memory, named like this, when a rank is killed in MPI_Init:
+# so it does with a program that does nothing else.
 OPEN_MPIS_START = re.compile(r"file shm/(vader|sm)_segment\.")
 
 # With /tmp and /dev/shm of its own: the folders "tmp" and "shm" of the first argument.
