@@ -94,6 +94,11 @@ Result<Mailbox::Delivery> Mailbox::receive(Deadline deadline) const {
   if (::recvmsg(connection.get(), &packet.message, MSG_CMSG_CLOEXEC) < 0) {
     return failure(kWhat, errno);
   }
+  if ((packet.message.msg_flags & MSG_CTRUNC) != 0) {
+    return Status::error(fmt::format(
+        "{}: it was not let in, as where a process has too many open files (see ulimit -n)",
+        kWhat));
+  }
   const cmsghdr* const header = CMSG_FIRSTHDR(&packet.message);
   if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
     return Status::error(fmt::format("{}: a message without one came", kWhat));

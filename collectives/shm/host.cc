@@ -14,6 +14,7 @@
 namespace kolo::core::shm {
 namespace {
 
+// Descriptors have been sent when they are waited for. Not so what another process sends.
 constexpr std::chrono::seconds kPatience{10};
 
 // An arena begins with the doorbell, on a page of its own, and the rings of each section.
@@ -68,12 +69,14 @@ Result<std::vector<T>> all_gather(Bootstrap& bootstrap, const T& own) {
 
 using Mappings = std::vector<std::shared_ptr<const Mapping>>;
 
-/// Threads hand each other what they have mapped. The owners keep it until all have agreed.
-Result<Mappings> share_in_process(Bootstrap& bootstrap, const std::shared_ptr<const Mapping>& own) {
+/// Threads hand each other what they have mapped. The owners keep it until all have it.
+Result<Mappings> share_in_process(Bootstrap& bootstrap, const std::vector<int>& ranks,
+                                  const std::shared_ptr<const Mapping>& own) {
   const auto all = all_gather(bootstrap, &own);
   if (!all.ok()) return all.status();
   Mappings mappings;
   for (const auto* mapping : all.value()) mappings.push_back(*mapping);
+  if (Status status = agree(bootstrap, ranks, {}); !status.ok()) return status;
   return mappings;
 }
 
@@ -95,15 +98,10 @@ Result<std::shared_ptr<const Mapping>> map_arena(const Descriptor& file) {
   return std::make_shared<const Mapping>(std::move(mapping).value());
 }
 
-/// Processes send each other their arenas' descriptors.
-Result<Mappings> share_between_processes(Bootstrap& bootstrap, Arena& own, const Mailbox& mailbox) {
-  const auto mailboxes = bootstrap.all_gather(as_bytes(mailbox.name()));
-  if (!mailboxes.ok()) return mailboxes.status();
-  const int self = bootstrap.rank();
-  Status sent = send_to_all(mailboxes.value(), self, own.file());
-  if (!sent.ok()) return sent;
-  Mappings mappings(mailboxes.value().size());
-  mappings[static_cast<std::size_t>(self)] = own.mapping();
+Result<Mappings> receive_from_all(const Bootstrap& bootstrap, const Arena& own,
+                                  const Mailbox& mailbox) {
+  Mappings mappings(static_cast<std::size_t>(bootstrap.size()));
+  mappings[static_cast<std::size_t>(bootstrap.rank())] = own.mapping();
   const Deadline deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::ranges::find(mappings, nullptr) != mappings.end()) {
     const Result<Mailbox::Delivery> delivery = mailbox.receive(deadline);
@@ -117,6 +115,19 @@ Result<Mappings> share_between_processes(Bootstrap& bootstrap, Arena& own, const
     if (!mapped.ok()) return mapped.status();
     mappings[static_cast<std::size_t>(sender)] = std::move(mapped).value();
   }
+  return mappings;
+}
+
+/// Processes send each other their arenas' descriptors. Nobody waits for one that was not sent.
+Result<Mappings> share_between_processes(Bootstrap& bootstrap, const std::vector<int>& ranks,
+                                         const Arena& own, const Mailbox& mailbox) {
+  const auto mailboxes = bootstrap.all_gather(as_bytes(mailbox.name()));
+  if (!mailboxes.ok()) return mailboxes.status();
+  const Status sent = send_to_all(mailboxes.value(), bootstrap.rank(), own.file());
+  if (Status status = agree(bootstrap, ranks, sent); !status.ok()) return status;
+  Result<Mappings> mappings = receive_from_all(bootstrap, own, mailbox);
+  const Status received = mappings.ok() ? Status() : mappings.status();
+  if (Status status = agree(bootstrap, ranks, received); !status.ok()) return status;
   return mappings;
 }
 
@@ -137,10 +148,10 @@ Result<std::shared_ptr<Host>> Host::join(Bootstrap& bootstrap, const Settings& s
   host->own_ = std::move(arena).value();
 
   Result<Mappings> mappings =
-      bootstrap.same_process() ? share_in_process(bootstrap, host->own_->mapping())
-                               : share_between_processes(bootstrap, *host->own_, mailbox.value());
-  Status shared = mappings.ok() ? Status() : mappings.status();
-  if (Status status = agree(bootstrap, host->ranks_, shared); !status.ok()) return status;
+      bootstrap.same_process()
+          ? share_in_process(bootstrap, host->ranks_, host->own_->mapping())
+          : share_between_processes(bootstrap, host->ranks_, *host->own_, mailbox.value());
+  if (!mappings.ok()) return mappings.status();
   host->arenas_ = std::move(mappings).value();
   return host;
 }

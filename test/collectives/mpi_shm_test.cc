@@ -1,10 +1,14 @@
 // The planes of a host with ranks as processes: memory is passed between them, or refused.
 
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
+#include <optional>
 #include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -14,11 +18,13 @@
 #include "data/shm_data.h"
 #include "mpi/session.h"
 #include "plane_scenarios.h"
+#include "shm/descriptor.h"
 
 namespace kolo::core {
 namespace {
 
 using scenarios::Memory;
+using ::testing::HasSubstr;
 
 struct Ranks {
   mpi::Session session = mpi::Session::open().value();
@@ -108,28 +114,67 @@ TEST(MpiShm, IsUsedUnlessTurnedOff) {
   EXPECT_EQ(shared.warning + mpi.warning, "");
 }
 
-// One rank may not grow files: nobody on its host shares memory, and one says why.
-TEST(MpiShm, RefusedOnOneRefusedOnAll) {
-  const Topology topology = Ranks().topology;
-  const int last = topology.size - 1;
-  rlimit before{};
-  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &before), 0);
-  const rlimit small{.rlim_cur = 4096, .rlim_max = before.rlim_max};
-  if (topology.rank == last) {
-    ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+/// What this process may have, while this lives.
+class Limit {
+ public:
+  Limit(__rlimit_resource resource, rlim_t most) : resource_(resource) {
+    EXPECT_EQ(::getrlimit(resource, &before_), 0);
+    const rlimit lower{.rlim_cur = most, .rlim_max = before_.rlim_max};
+    EXPECT_EQ(::setrlimit(resource, &lower), 0);
   }
+  ~Limit() { EXPECT_EQ(::setrlimit(resource_, &before_), 0); }
+  Limit(const Limit&) = delete;
+  Limit& operator=(const Limit&) = delete;
+
+ private:
+  const __rlimit_resource resource_;
+  rlimit before_{};
+};
+
+/// The number of descriptors that leaves room for `more` of them. A new one has the lowest number
+/// that is free.
+rlim_t descriptors(int more) {
+  std::vector<shm::Descriptor> free;
+  for (int i = 0; i < more; ++i) free.emplace_back(::dup(STDERR_FILENO));
+  return static_cast<rlim_t>(free.back().get()) + 1;
+}
+
+/// The last rank may have no more than `most`: all of the host use MPI, and the first one says why.
+void expect_refusal(__rlimit_resource resource, rlim_t most, const std::string& why) {
+  const Topology topology = Ranks().topology;
+  std::optional<Limit> limit;
+  if (topology.rank == topology.size - 1) limit.emplace(resource, most);
   Doorbell doorbell;
   const Planes planes = connect({}, doorbell).value();
-  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &before), 0);
+  limit.reset();
   EXPECT_FALSE(planes.control->rings() || planes.data->rings());
-  if (topology.rank != 0) {
+  if (topology.rank == 0) {
+    EXPECT_THAT(planes.warning, HasSubstr(fmt::format("rank {}: ", topology.size - 1)));
+    EXPECT_THAT(planes.warning, HasSubstr(why));
+  } else {
     EXPECT_EQ(planes.warning, "");
-    return;
   }
-  EXPECT_NE(planes.warning.find(fmt::format("rank {}: ", last)), std::string::npos)
-      << planes.warning;
-  EXPECT_NE(planes.warning.find("only 4096 allowed (see ulimit -f)"), std::string::npos)
-      << planes.warning;
+  scenarios::run_collectives(*planes.data, topology.rank, topology.size, DataType::Float32,
+                             {0, 1, 1023, 100'000}, std::this_thread::yield);
+}
+
+// One rank may not grow files: nobody on its host shares memory, and one says why.
+TEST(MpiShm, RefusedOnOneRefusedOnAll) {
+  expect_refusal(RLIMIT_FSIZE, 4096, "only 4096 allowed (see ulimit -f)");
+}
+
+// All have an arena, and a mailbox, but one has no room for a socket with which it would send.
+TEST(MpiShm, OneCannotSend) {
+  if (Ranks().topology.size == 1) GTEST_SKIP() << "alone";
+  expect_refusal(RLIMIT_NOFILE, descriptors(2), "sending a descriptor: Too many open files");
+}
+
+// Or for the descriptors that come.
+TEST(MpiShm, OneCannotReceive) {
+  if (Ranks().topology.size == 1) GTEST_SKIP() << "alone";
+  expect_refusal(RLIMIT_NOFILE, descriptors(3),
+                 "receiving a descriptor: it was not let in, as where a process has too many open "
+                 "files (see ulimit -n)");
 }
 
 // Turned off on one rank: off for all, and the others hear of it.

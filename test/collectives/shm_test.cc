@@ -12,6 +12,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -249,6 +250,58 @@ TEST_P(HostTest, OneRefusesForAll) {
         {.global_rank = 5 + rank, .capacity = 4 * kMiB, .refusal = rank == 1 ? "not me" : ""});
     ASSERT_FALSE(joined.ok());
     EXPECT_EQ(joined.status().message(), "rank 6: not me");
+  });
+}
+
+/// Between processes of which one, as in a container with a network of its own, cannot send to the
+/// others; nor they to it, if that is `mutual`.
+class TornBootstrap final : public Bootstrap {
+ public:
+  static constexpr int kStranger = 1;
+
+  TornBootstrap(Meeting& meeting, int rank, bool mutual)
+      : whole_(meeting, rank, /*same_process=*/false), mutual_(mutual) {}
+
+  int rank() const override { return whole_.rank(); }
+  int size() const override { return whole_.size(); }
+  bool same_process() const override { return false; }
+
+  Result<std::vector<std::vector<std::byte>>> all_gather(std::span<const std::byte> own) override {
+    auto all = whole_.all_gather(own);
+    if (++round_ != kRoundOfMailboxes) return all;
+    const std::string nobody("\0nobody", 7);
+    for (int peer = 0; peer < size(); ++peer) {
+      const bool torn = rank() == kStranger ? peer != kStranger : mutual_ && peer == kStranger;
+      const auto bytes = std::as_bytes(std::span(nobody));
+      if (torn) all.value()[static_cast<std::size_t>(peer)].assign(bytes.begin(), bytes.end());
+    }
+    return all;
+  }
+
+ private:
+  /// After the ranks, and whether all have an arena.
+  static constexpr int kRoundOfMailboxes = 3;
+
+  ThreadBootstrap whole_;
+  const bool mutual_;
+  int round_ = 0;
+};
+
+class TornHostTest : public ::testing::TestWithParam<bool> {};
+INSTANTIATE_TEST_SUITE_P(Mutual, TornHostTest, ::testing::Bool(),
+                         ::testing::PrintToStringParamName());
+
+// All have arenas, and fail for the same reason; nobody waits for what was never sent.
+TEST_P(TornHostTest, OneThatIsOutOfReachRefusesForAll) {
+  constexpr int kSize = 3;
+  const int first_to_fail = GetParam() ? 0 : TornBootstrap::kStranger;
+  Meeting meeting(kSize);
+  run_ranks(kSize, [&](int rank) {
+    TornBootstrap bootstrap(meeting, rank, GetParam());
+    const auto joined = Host::join(bootstrap, {.global_rank = 5 + rank, .capacity = 4 * kMiB});
+    ASSERT_FALSE(joined.ok());
+    EXPECT_EQ(joined.status().message(), "rank " + std::to_string(5 + first_to_fail) +
+                                             ": sending a descriptor: Connection refused");
   });
 }
 

@@ -1,4 +1,5 @@
-// Ranks that exchange small and large tensors until they are killed. For killed_ranks_test.py.
+// Ranks that exchange small and large tensors, and operations of plans, until they are killed. For
+// killed_ranks_test.py.
 
 #include <cstdint>
 #include <cstdio>
@@ -18,6 +19,7 @@ int main() {
   for (std::uint64_t i = 0;; ++i) {
     const std::int64_t count = i % 2 == 0 ? 10 : 500'000;
     programs::run(*context.value(), all, {.name = "t", .count = count, .seed = i});
+    programs::run_plans(*context.value(), all, 3, i);
     if (i == 0) std::fprintf(stderr, "running\n");
   }
 }

@@ -2,6 +2,7 @@
 
 #include <kolo/kolo.h>
 #include <mpi.h>
+#include <sys/resource.h>
 #include <torch/torch.h>
 
 #include <bit>
@@ -9,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
+#include <limits>
 #include <map>
 #include <stdexcept>
 #include <string>
@@ -120,6 +122,23 @@ int set_on_one_rank() {
   return 0;
 }
 
+/// One rank may not grow files: so those of its host cannot share memory.
+int refused_memory() {
+  int level = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  rlimit limit{};
+  getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = 4096;
+  if (rank == kOther) setrlimit(RLIMIT_FSIZE, &limit);
+  kolo::init();
+  reduce_and_report();
+  kolo::shutdown();
+  MPI_Finalize();
+  return 0;
+}
+
 /// A layer with a backward of its own inside backward, as in activation checkpointing.
 struct Recomputed : torch::autograd::Function<Recomputed> {
   static torch::Tensor forward(torch::autograd::AutogradContext* context, const torch::Tensor& x,
@@ -139,9 +158,12 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   }
 };
 
-/// Six steps of a small model, whose middle layer gets gradients twice in each; says what comes of
-/// it.
-int train() {
+/// Enough for the groups of gradients to be chosen.
+constexpr std::int64_t kPlannedSteps = 6;
+
+/// Steps of a small model, whose middle layer gets gradients twice in each; says that it runs after
+/// those, and at the end what comes of them.
+int train(std::int64_t steps) {
   kolo::init();
   torch::manual_seed(kolo::rank());
   torch::nn::Linear first(50, 300), middle(300, 300), last(300, 5);
@@ -149,7 +171,8 @@ int train() {
   torch::optim::SGD sgd(model->parameters(), 0.01);
   kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
   kolo::broadcast_parameters(*model, 0);
-  for (int step = 0; step < 6; ++step) {
+  for (std::int64_t step = 0; step < steps; ++step) {
+    if (step == kPlannedSteps) std::fprintf(stderr, "running\n");
     optimizer.zero_grad();
     const torch::Tensor hidden = first(torch::rand({4, 50}));
     last(middle(Recomputed::apply(hidden, middle))).square().sum().backward();
@@ -177,7 +200,9 @@ int run(const std::string& life) {
     return others_wait([]() -> int { throw std::runtime_error("this rank has had enough"); });
   }
   if (life == "set-on-one-rank") return set_on_one_rank();
-  if (life == "train") return train();
+  if (life == "refused-memory") return refused_memory();
+  if (life == "train") return train(kPlannedSteps);
+  if (life == "train-on") return train(std::numeric_limits<std::int64_t>::max());
   print("no such life: " + life);
   return 2;
 }

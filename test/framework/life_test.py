@@ -115,6 +115,15 @@ class Ranks(LifeTest):
     def test_shutdown(self):
         self.assertEqual(self.lines(ranks(2, "shut-down")), ["ended"] * 2 + self.expected(2))
 
+    def test_memory_refused_on_one_rank(self):
+        done = ranks(3, "refused-memory")
+        self.assertEqual(self.lines(done), self.expected(3))
+        warnings = [line for line in done.stderr.splitlines() if "warning: " in line]
+        self.assertEqual(len(warnings), 1, done.stderr)
+        for part in ("[kolo rank 0]", "the ranks of this host use MPI among themselves",
+                     "rank 1: ", "only 4096 allowed (see ulimit -f)"):
+            self.assertIn(part, warnings[0])
+
     def test_mpi_of_the_program(self):
         for level in ("single", "funneled", "serialized", "multiple"):
             with self.subTest(level=level):

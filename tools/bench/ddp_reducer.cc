@@ -1,16 +1,11 @@
 // LibTorch's own way, as Python's DistributedDataParallel drives it.
 
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
-#include <cstdlib>
-#include <filesystem>
-#include <stdexcept>
 #include <string>
-#include <torch/csrc/distributed/c10d/FileStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <torch/csrc/distributed/c10d/reducer.hpp>
 #include <unordered_map>
 #include <utility>
@@ -21,46 +16,33 @@
 namespace kolo::bench {
 namespace {
 
-/// An empty file that all ranks of the host know, while it lives.
-class MeetingPlace {
- public:
-  explicit MeetingPlace(const Ranks& ranks) : ranks_(ranks) {
-    // mkstemp() puts something else for the X.
-    const std::string pattern =
-        (std::filesystem::temp_directory_path() / "kolo-bench-XXXXXX").string();
-    if (pattern.size() >= path_.size()) throw std::runtime_error(pattern + ": too long");
-    std::ranges::copy(pattern, path_.begin());
-    if (ranks.rank() == 0) {
-      const int file = ::mkstemp(path_.data());
-      if (file < 0) throw std::runtime_error("cannot make a temporary file " + pattern);
-      ::close(file);
-    }
-    require_mpi(MPI_Bcast(path_.data(), static_cast<int>(path_.size()), MPI_CHAR, 0, ranks.comm()),
-                "MPI_Bcast");
-  }
-  ~MeetingPlace() {
-    if (ranks_.rank() == 0) ::unlink(path_.data());
-  }
-  MeetingPlace(const MeetingPlace&) = delete;
-  MeetingPlace& operator=(const MeetingPlace&) = delete;
+constexpr const char* kHost = "127.0.0.1";
 
-  std::string path() const { return path_.data(); }
-
- private:
-  const Ranks& ranks_;
-  std::array<char, 512> path_{};
-};
+/// Where the ranks meet: rank 0 serves the others on a port that is free, as in Python. There is no
+/// file that killed ranks would leave.
+c10::intrusive_ptr<c10d::TCPStore> meet(const Ranks& ranks) {
+  c10d::TCPStoreOptions options;
+  options.isServer = ranks.rank() == 0;
+  options.waitWorkers = false;
+  options.port = 0;
+  c10::intrusive_ptr<c10d::TCPStore> store;
+  if (options.isServer) {
+    store = c10::make_intrusive<c10d::TCPStore>(kHost, options);
+    options.port = store->getPort();
+  }
+  require_mpi(MPI_Bcast(&options.port, 1, MPI_UINT16_T, 0, ranks.comm()), "MPI_Bcast");
+  return options.isServer ? store : c10::make_intrusive<c10d::TCPStore>(kHost, options);
+}
 
 c10::intrusive_ptr<c10d::ProcessGroup> make_process_group(const Ranks& ranks) {
-  const MeetingPlace place(ranks);
+  const auto store = meet(ranks);
   const auto options = c10d::ProcessGroupGloo::Options::create();
-  options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+  options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(kHost));
   options->threads = 2;  // as in Python
-  const auto store = c10::make_intrusive<c10d::FileStore>(place.path(), ranks.size());
   auto group = c10d_version::as_process_group(
       store,
       c10::make_intrusive<c10d::ProcessGroupGloo>(store, ranks.rank(), ranks.size(), options));
-  // All have met before the file goes.
+  // All have met before rank 0 may go.
   ranks.barrier();
   return group;
 }
