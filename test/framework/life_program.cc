@@ -139,20 +139,23 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
   }
 };
 
-/// Six steps of a small model, whose middle layer gets gradients twice in each; says what comes of
-/// it.
-int train() {
+struct Layers {
+  torch::nn::Linear first{50, 300}, middle{300, 300}, last{300, 5};
+};
+
+/// Six steps of a small model; says what comes of it.
+int train(const std::function<torch::nn::Sequential(Layers&)>& registered,
+          const std::function<torch::Tensor(Layers&, const torch::Tensor&)>& forward) {
   kolo::init();
   torch::manual_seed(kolo::rank());
-  torch::nn::Linear first(50, 300), middle(300, 300), last(300, 5);
-  torch::nn::Sequential model(first, middle, last);
+  Layers layers;
+  torch::nn::Sequential model = registered(layers);
   torch::optim::SGD sgd(model->parameters(), 0.01);
   kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
   kolo::broadcast_parameters(*model, 0);
   for (int step = 0; step < 6; ++step) {
     optimizer.zero_grad();
-    const torch::Tensor hidden = first(torch::rand({4, 50}));
-    last(middle(Recomputed::apply(hidden, middle))).square().sum().backward();
+    forward(layers, torch::rand({4, 50})).square().sum().backward();
     optimizer.step();
   }
   std::size_t bits = 0;
@@ -166,6 +169,28 @@ int train() {
   return 0;
 }
 
+/// The middle layer gets gradients twice in each step.
+int train_twice() {
+  return train(
+      [](Layers& layers) {
+        return torch::nn::Sequential(layers.first, layers.middle, layers.last);
+      },
+      [](Layers& layers, const torch::Tensor& x) {
+        return layers.last(layers.middle(Recomputed::apply(layers.first(x), layers.middle)));
+      });
+}
+
+/// Layers are registered in another order than they are used in.
+int train_reordered() {
+  return train(
+      [](Layers& layers) {
+        return torch::nn::Sequential(layers.last, layers.first, layers.middle);
+      },
+      [](Layers& layers, const torch::Tensor& x) {
+        return layers.last(layers.middle(layers.first(x)));
+      });
+}
+
 int run(const std::string& life) {
   if (life == "plain") return plain();
   if (life == "shut-down") return shut_down();
@@ -177,7 +202,8 @@ int run(const std::string& life) {
     return others_wait([]() -> int { throw std::runtime_error("this rank has had enough"); });
   }
   if (life == "set-on-one-rank") return set_on_one_rank();
-  if (life == "train") return train();
+  if (life == "train") return train_twice();
+  if (life == "train-reordered") return train_reordered();
   print("no such life: " + life);
   return 2;
 }
