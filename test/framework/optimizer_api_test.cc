@@ -296,7 +296,7 @@ TEST_F(OptimizerApiTest, TwoSetsOfTheSameRanksInTwoThreads) {
     const torch::Tensor output = net->forward(input(step, thread, rank));
     (squared_error(output, step, thread, rank) / share).backward();
   };
-  constexpr int kSteps = 10;
+  constexpr int steps = 10;
   const ProcessSet sets[] = {kolo::add_process_set(all_ranks()),
                              kolo::add_process_set(all_ranks())};
   torch::nn::Sequential nets[] = {make(), make()};
@@ -304,7 +304,7 @@ TEST_F(OptimizerApiTest, TwoSetsOfTheSameRanksInTwoThreads) {
     torch::nn::Sequential& net = nets[thread];
     const OptimizerPtr inner = sgd()(net->parameters());
     DistributedOptimizer optimizer(*inner, net->named_parameters(), {.process_set = sets[thread]});
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < steps; ++step) {
       if ((kolo::rank() + step) % 2 == thread)
         std::this_thread::sleep_for(std::chrono::milliseconds(1));
       optimizer.zero_grad();
@@ -318,7 +318,7 @@ TEST_F(OptimizerApiTest, TwoSetsOfTheSameRanksInTwoThreads) {
   for (const int thread : {0, 1}) {
     torch::nn::Sequential oracle = make();
     const OptimizerPtr plain = sgd()(oracle->parameters());
-    for (int step = 0; step < kSteps; ++step) {
+    for (int step = 0; step < steps; ++step) {
       plain->zero_grad();
       for (const int rank : all_ranks()) backward(oracle, step, thread, rank, kolo::size());
       plain->step();
