@@ -18,6 +18,11 @@ std::string find_disagreement(std::span<const ClosingWord> words,
   const ClosingHead& first = words.front().head;
   const auto in_backward = [](const ClosingWord& word) { return !word.head.in_step; };
   const bool any_in_backward = std::ranges::any_of(words, in_backward);
+  const bool any_new = std::ranges::any_of(words, [](const ClosingWord& word) {
+    return std::ranges::find(word.flags, true) != word.flags.end();
+  });
+  const bool all_repeat =
+      std::ranges::all_of(words, [](const ClosingWord& word) { return word.head.repeats; });
   for (const ClosingWord& word : words) {
     const ClosingHead& head = word.head;
     switch (head.trouble) {
@@ -42,11 +47,13 @@ std::string find_disagreement(std::span<const ClosingWord> words,
           "between two step(), or accumulate under no_sync().",
           first.rank, first.round + 1, first.step, head.rank, head.round + 1, head.step);
     }
-    if (head.repeats && any_in_backward) {
+    // Where nobody has a new gradient, each rank keeps what it holds, which must be the same.
+    if (head.repeats && (any_in_backward || !(any_new || all_repeat))) {
       return fmt::format(
           "rank {} {} since its last one, with gradients that were used already, while other ranks have "
-          "new ones. Call step() once for each backward, or zero_grad() before a step without one.",
-          head.rank, head.in_step ? "calls step() without a backward()" : "has run no backward()");
+          "{}. Call step() once for each backward, or zero_grad() before a step without one.",
+          head.rank, head.in_step ? "calls step() without a backward()" : "has run no backward()",
+          any_in_backward ? "new ones" : "none");
     }
   }
   return {};

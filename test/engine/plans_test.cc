@@ -16,7 +16,7 @@ INSTANTIATE_TEST_SUITE_P(Planes, PlansTest, job::kAllPlanes,
                          [](const auto& test) { return job::name_of(test.param); });
 
 TEST_P(PlansTest, PlansAmongNegotiatedOperations) {
-  for (std::uint64_t seed = 0; seed < 50; ++seed) {
+  for (std::uint64_t seed = 0; seed < 100; ++seed) {
     run(1 + static_cast<int>(seed % 4), [seed](Context& context, int rank, std::barrier<>&) {
       programs::run_plans(context, programs::world(context), 12, seed);
       if (context.topology().size < 3) return;

@@ -354,7 +354,7 @@ TEST_P(RecurrenceTest, FailsWhileItRuns) {
 
 // Rank 1 has declined, the others were under way in the name's plan; then some leave, in any order.
 TEST_P(RecurrenceTest, LeavesAfterDeclining) {
-  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+  for (std::uint64_t seed = 0; seed < 80; ++seed) {
     run(3, [seed](Context& context, int rank, std::barrier<>&) {
       std::mt19937_64 own(seed * 8 + static_cast<unsigned>(rank));
       const Set all = programs::world(context);

@@ -161,21 +161,25 @@ struct Recomputed : torch::autograd::Function<Recomputed> {
 /// Enough for the groups of gradients to be chosen.
 constexpr std::int64_t kPlannedSteps = 6;
 
-/// Steps of a small model, whose middle layer gets gradients twice in each; says that it runs after
-/// those, and at the end what comes of them.
-int train(std::int64_t steps) {
+struct Layers {
+  torch::nn::Linear first{50, 300}, middle{300, 300}, last{300, 5};
+};
+
+/// Steps of a small model; says that it runs after those in which groups are chosen, and at the end
+/// what comes of them.
+int train(std::int64_t steps, const std::function<torch::nn::Sequential(Layers&)>& registered,
+          const std::function<torch::Tensor(Layers&, const torch::Tensor&)>& forward) {
   kolo::init();
   torch::manual_seed(kolo::rank());
-  torch::nn::Linear first(50, 300), middle(300, 300), last(300, 5);
-  torch::nn::Sequential model(first, middle, last);
+  Layers layers;
+  torch::nn::Sequential model = registered(layers);
   torch::optim::SGD sgd(model->parameters(), 0.01);
   kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
   kolo::broadcast_parameters(*model, 0);
   for (std::int64_t step = 0; step < steps; ++step) {
     if (step == kPlannedSteps) std::fprintf(stderr, "running\n");
     optimizer.zero_grad();
-    const torch::Tensor hidden = first(torch::rand({4, 50}));
-    last(middle(Recomputed::apply(hidden, middle))).square().sum().backward();
+    forward(layers, torch::rand({4, 50})).square().sum().backward();
     optimizer.step();
   }
   std::size_t bits = 0;
@@ -187,6 +191,30 @@ int train(std::int64_t steps) {
   }
   print(c10::str("rank ", kolo::rank(), " has learned ", bits));
   return 0;
+}
+
+/// The middle layer gets gradients twice in each step.
+int train_twice(std::int64_t steps) {
+  return train(
+      steps,
+      [](Layers& layers) {
+        return torch::nn::Sequential(layers.first, layers.middle, layers.last);
+      },
+      [](Layers& layers, const torch::Tensor& x) {
+        return layers.last(layers.middle(Recomputed::apply(layers.first(x), layers.middle)));
+      });
+}
+
+/// Layers are registered in another order than they are used in.
+int train_reordered() {
+  return train(
+      kPlannedSteps,
+      [](Layers& layers) {
+        return torch::nn::Sequential(layers.last, layers.first, layers.middle);
+      },
+      [](Layers& layers, const torch::Tensor& x) {
+        return layers.last(layers.middle(layers.first(x)));
+      });
 }
 
 int run(const std::string& life) {
@@ -201,8 +229,9 @@ int run(const std::string& life) {
   }
   if (life == "set-on-one-rank") return set_on_one_rank();
   if (life == "refused-memory") return refused_memory();
-  if (life == "train") return train(kPlannedSteps);
-  if (life == "train-on") return train(std::numeric_limits<std::int64_t>::max());
+  if (life == "train") return train_twice(kPlannedSteps);
+  if (life == "train-on") return train_twice(std::numeric_limits<std::int64_t>::max());
+  if (life == "train-reordered") return train_reordered();
   print("no such life: " + life);
   return 2;
 }

@@ -142,14 +142,19 @@ class Ranks(LifeTest):
 class Groups(LifeTest):
     """Of gradients: which, and why."""
 
-    def train(self, **settings):
-        """The lines of the program, of the log, and what the timeline says of the groups."""
+    def trace(self, life, **settings):
+        """What the program gives, and the events of the timeline."""
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "timeline.json")
-            done = ranks(2, "train", KOLO_TIMELINE=path, KOLO_LOG_LEVEL="info", **settings)
-            lines = self.lines(done)
+            done = ranks(2, life, KOLO_TIMELINE=path, KOLO_LOG_LEVEL="info", **settings)
+            self.assertEqual(done.returncode, 0, done.stderr)
             with open(path) as file:
-                events = json.loads(file.read().rstrip().rstrip(",") + "]")
+                return done, json.loads(file.read().rstrip().rstrip(",") + "]")
+
+    def train(self, **settings):
+        """The lines of the program, of the log, and what the timeline says of the groups."""
+        done, events = self.trace("train", **settings)
+        lines = self.lines(done)
         chosen = [event for event in events if event["ph"] == "i" and event["name"] == "groups"]
         self.assertEqual(len(chosen), 1)
         self.assertEqual(chosen[0]["pid"], 0)
@@ -179,6 +184,19 @@ class Groups(LifeTest):
             self.assertEqual(args["chosen_by"], "KOLO_FUSION_THRESHOLD")
             self.assertEqual(args["groups"], groups)
             self.assertIn("KOLO_FUSION_THRESHOLD", log)
+
+    def test_in_order_of_readiness(self):
+        """Registered as last, first, middle: at first the other way round, from the fifth step as they come."""
+        for settings in ({}, {"KOLO_FUSION_THRESHOLD": "0"}, {"KOLO_FUSION_THRESHOLD": "1MiB"}):
+            _, events = self.trace("train-reordered", **settings)
+            collectives = sorted((event for event in events
+                                  if event["pid"] == 0 and "tensors" in event.get("args", {})),
+                                 key=lambda event: event["ts"])
+            layers = [name.split("/")[1][0] for event in collectives
+                      for name in event["args"]["tensors"]
+                      if name.startswith("optimizer") and name.endswith(("weight", "bias"))]
+            with self.subTest(settings=settings):
+                self.assertEqual("".join(layers), 4 * "221100" + 2 * "002211")
 
     def test_the_same_bits(self):
         for count in (2, 3):

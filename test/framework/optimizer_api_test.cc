@@ -1,6 +1,9 @@
 // DistributedOptimizer beyond its loop: options, state, process sets, numbers about itself.
 
+#include <chrono>
+#include <future>
 #include <sstream>
+#include <thread>
 
 #include "framework/training.h"
 
@@ -274,6 +277,56 @@ TEST_F(OptimizerApiTest, AProcessSetTrainsAModelOfItsOwn) {
   DistributedOptimizer wrapper(*inner, net->named_parameters());
   backward(net, 0);
   EXPECT_TRUE(identical_on_all_ranks(net->b->weight.grad()));
+}
+
+// Each backward reaches one set's optimizer alone, so no thread waits for the other. Which of them is
+// ahead differs between ranks; the first groups are under way while backward runs.
+TEST_F(OptimizerApiTest, TwoSetsOfTheSameRanksInTwoThreads) {
+  const auto make = [] {
+    torch::manual_seed(3);
+    torch::nn::Sequential net(torch::nn::Linear(5, 300), torch::nn::Tanh(),
+                              torch::nn::Linear(300, 300), torch::nn::Tanh(),
+                              torch::nn::Linear(300, 300), torch::nn::Tanh(),
+                              torch::nn::Linear(300, 300), torch::nn::Tanh(),
+                              torch::nn::Linear(300, 3));
+    net->to(device(), torch::kFloat64);
+    return net;
+  };
+  const auto backward = [](torch::nn::Sequential& net, int step, int thread, int rank, int share) {
+    const torch::Tensor output = net->forward(input(step, thread, rank));
+    (squared_error(output, step, thread, rank) / share).backward();
+  };
+  constexpr int steps = 10;
+  const ProcessSet sets[] = {kolo::add_process_set(all_ranks()),
+                             kolo::add_process_set(all_ranks())};
+  torch::nn::Sequential nets[] = {make(), make()};
+  const auto train = [&](int thread) {
+    torch::nn::Sequential& net = nets[thread];
+    const OptimizerPtr inner = sgd()(net->parameters());
+    DistributedOptimizer optimizer(*inner, net->named_parameters(), {.process_set = sets[thread]});
+    for (int step = 0; step < steps; ++step) {
+      if ((kolo::rank() + step) % 2 == thread)
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      optimizer.zero_grad();
+      backward(net, step, thread, kolo::rank(), 1);
+      optimizer.step();
+    }
+  };
+  std::future<void> other = std::async(std::launch::async, train, 1);
+  train(0);
+  other.get();
+  for (const int thread : {0, 1}) {
+    torch::nn::Sequential oracle = make();
+    const OptimizerPtr plain = sgd()(oracle->parameters());
+    for (int step = 0; step < steps; ++step) {
+      plain->zero_grad();
+      for (const int rank : all_ranks()) backward(oracle, step, thread, rank, kolo::size());
+      plain->step();
+    }
+    const torch::Tensor trained = flat_parameters(*nets[thread]);
+    EXPECT_LT(relative_difference(trained, flat_parameters(*oracle)), 1e-10) << thread;
+    EXPECT_TRUE(identical_on_all_ranks(trained)) << thread;
+  }
 }
 
 TEST_F(OptimizerApiTest, SaysHowLongItHasWaited) {

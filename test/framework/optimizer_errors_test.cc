@@ -302,6 +302,20 @@ TEST_F(OptimizerErrorsTest, StepTwiceOnOneRank) {
   expect_right_training(optimizer);
 }
 
+// Nobody has a new gradient, and each would step with what it holds.
+TEST_F(OptimizerErrorsTest, StepTwiceOnOneRankWhileOthersStepWithoutABackward) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  loss().backward();
+  optimizer.step();
+  const torch::Tensor before = flat_parameters(*net_);
+  if (kolo::rank() != 1) optimizer.zero_grad();
+  expect_error([&] { optimizer.step(); }, {"rank 1 calls step() without a backward()",
+                                           "other ranks have none", "zero_grad()"});
+  EXPECT_TRUE(identical(flat_parameters(*net_), before));
+  expect_right_training(optimizer);
+}
+
 TEST_F(OptimizerErrorsTest, StepTwiceOnAllRanks) {
   DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
   loss().backward();

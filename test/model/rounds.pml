@@ -58,6 +58,7 @@ typedef ClosingWord {
   mtype:trouble trouble;
   bool in_step;
   bool repeats;
+  bool gives; /* its flag, where it is in step() */
   bool carries
 }
 
@@ -132,6 +133,8 @@ hidden byte k, w, c, accepted, meets;
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
 #define ANY_CARRIES (rounds[w].words[0].carries || rounds[w].words[1].carries)
 #define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
+#define ANY_GIVES (rounds[w].words[0].gives || rounds[w].words[1].gives)
+#define ALL_REPEAT (rounds[w].words[0].repeats && rounds[w].words[1].repeats)
 #else
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n) && started[2] > (n))
 #define ALL_CALLED(n) (calls_started[0] > (n) && calls_started[1] > (n) && calls_started[2] > (n))
@@ -154,6 +157,10 @@ hidden byte k, w, c, accepted, meets;
   (rounds[w].words[0].carries || rounds[w].words[1].carries || rounds[w].words[2].carries)
 #define ALL_IN_STEP \
   (rounds[w].words[0].in_step && rounds[w].words[1].in_step && rounds[w].words[2].in_step)
+#define ANY_GIVES \
+  (rounds[w].words[0].gives || rounds[w].words[1].gives || rounds[w].words[2].gives)
+#define ALL_REPEAT \
+  (rounds[w].words[0].repeats && rounds[w].words[1].repeats && rounds[w].words[2].repeats)
 #endif
 #define NOBODY_ELSE_STARTED(n) (started[(me + 1) % N] <= (n) && started[(me + N - 1) % N] <= (n))
 /* What this rank has started and not given up is done. */
@@ -348,7 +355,7 @@ inline submit(operation) {
 
 /* In a backward, one inside it may bring another gradient after that. */
 inline start_group() {
-  d_step { submit(group); fresh = false };
+  d_step { submit(group); gave = fresh; fresh = false };
   if
   :: skip
   :: in_backward -> fresh = true
@@ -371,9 +378,11 @@ inline say() {
        rounds[w].words[me].trouble = trouble;
        rounds[w].words[me].in_step = in_step;
        rounds[w].words[me].repeats = false;
+       rounds[w].words[me].gives = in_step && gave;
        rounds[w].words[me].carries = fresh
     :: else
-    fi
+    fi;
+    gave = false
   };
   if
   :: skip
@@ -479,7 +488,7 @@ inline find_disagreement() {
 #endif
     :: rounds[w].words[k].step != rounds[w].words[0].step -> accepted = false
     :: rounds[w].words[k].round != rounds[w].words[0].round -> accepted = false
-    :: rounds[w].words[k].repeats && !ALL_IN_STEP -> accepted = false
+    :: rounds[w].words[k].repeats && (!ALL_IN_STEP || !(ANY_GIVES || ALL_REPEAT)) -> accepted = false
     :: else
     fi
   }
@@ -507,6 +516,7 @@ inline forget_words() {
     rounds[w].words[k].trouble = 0;
     rounds[w].words[k].in_step = false;
     rounds[w].words[k].repeats = false;
+    rounds[w].words[k].gives = false;
     rounds[w].words[k].carries = false
   }
   rounds[w].heard = 0;
@@ -628,7 +638,7 @@ inline end_program() {
 
 proctype User(byte me) {
   byte group, word, call, actions, step_, round_, rounds_, accepted_rounds, plan;
-  bool fresh, local_, passes_, in_backward, in_step, late, altered, disagreed;
+  bool fresh, gave, local_, passes_, in_backward, in_step, late, altered, disagreed;
   bool opens, closes, closed, says, hears, waits, another, threw, adopts, told;
   mtype:trouble trouble = None;
   do
