@@ -11,6 +11,8 @@ import unittest
 parser = argparse.ArgumentParser()
 parser.add_argument("--kolorun", type=pathlib.Path, required=True)
 parser.add_argument("--program", type=pathlib.Path, required=True)
+parser.add_argument("--wrong-program", type=pathlib.Path, required=True,
+                    help="the same with all-reduces that go wrong: see wrong_sums.cc")
 ARGUMENTS, UNITTEST_ARGUMENTS = parser.parse_known_args()
 
 
@@ -18,8 +20,8 @@ CAN_PLOT = subprocess.run([ARGUMENTS.program.resolve().with_name("kolo-bench-plo
                           capture_output=True).returncode == 0
 
 
-def run(*arguments, ranks=1):
-    command = [str(ARGUMENTS.program.resolve()), *map(str, arguments)]
+def run(*arguments, ranks=1, program=ARGUMENTS.program):
+    command = [str(program.resolve()), *map(str, arguments)]
     if ranks > 1:
         command = [str(ARGUMENTS.kolorun.resolve()), "-np", str(ranks), *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_TEST_")}
@@ -154,6 +156,35 @@ class Idle(TestCase):
 
     def test_alone(self):
         self.assertEqual(len(self.measure("idle", "--window", "0.1", ranks=1)), 1)
+
+
+class WrongResults(TestCase):
+    def assert_caught(self, *arguments, text):
+        done = run(*arguments, "--seconds", "0.1", "--json", self.json, ranks=2,
+                   program=ARGUMENTS.wrong_program)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, f"kolo-bench: {text}")
+        self.assertNotIn("terminate called", done.stderr)
+        return self.json.read_text()
+
+    def test_allreduce(self):
+        lines = self.assert_caught("allreduce", "--sizes", "1KiB",
+                                   text="kolo: a wrong result: call 3 of 5: element .* must be")
+        self.assertEqual(lines, "", "what is wrong was timed")
+
+    def test_step(self):
+        lines = self.assert_caught("step", "--models", "small", "--against", "mpi",
+                                   text="mpi: a wrong result: gradient .*: element .* must be")
+        self.assertEqual(lines, "", "what is wrong was timed")
+
+    def test_negotiate(self):
+        self.assert_caught("negotiate", "--names", "5",
+                           text="kolo, known names: a wrong result: call 1 of 5: element .* must be")
+
+    def test_idle(self):
+        lines = self.assert_caught("idle", "--window", "0.1",
+                                   text="kolo: a wrong result: element 0 of 1 is .* must be")
+        self.assertNotIn("waiting", lines)
 
 
 class Errors(TestCase):

@@ -56,8 +56,10 @@ constexpr const char* kUsage =
 
 All methods run in every round, in turn first; a sample is the slowest rank's. Printed are the
 median and the quartiles of the rounds, and the ratio kolo/it of each round: Kolo's time as a part
-of the other's, below 1 where Kolo is faster. Results are checked against exact sums before anything is
-timed.
+of the other's, below 1 where Kolo is faster.
+
+Results are checked against exact sums before anything is timed, by the calls that are timed then
+(idle: of every call). If one is wrong, nothing more is measured.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.
 )";

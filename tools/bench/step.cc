@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <stdexcept>
+#include <optional>
 #include <utility>
 
 #include "bench/check.h"
@@ -50,16 +50,17 @@ class Trainee {
     return step();
   }
 
-  /// Gradients are the ranks' averages.
-  void check() const {
-    for (std::size_t i = 0; i < model_.parameters().size(); ++i) {
-      const torch::Tensor values = model_.parameters()[i].grad().to(torch::kFloat64).contiguous();
-      const auto wrong = find_wrong(
-          {values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, ranks_.size(), i);
-      if (wrong) {
-        throw std::runtime_error(fmt::format("{}: wrong gradient {}: {}", name_, i, *wrong));
-      }
+  /// Gradients are `factor` times the averages of what the ranks contribute.
+  void check(double factor) const {
+    std::optional<std::string> wrong;
+    for (std::size_t i = 0; i < model_.parameters().size() && !wrong; ++i) {
+      const torch::Tensor values =
+          (model_.parameters()[i].grad().to(torch::kFloat64) / factor).contiguous();
+      wrong = find_wrong({values.data_ptr<double>(), static_cast<std::size_t>(values.numel())},
+                         ranks_.size(), i);
+      if (wrong) wrong = fmt::format("gradient {}: {}", i, *wrong);
     }
+    require_right(name_, wrong, ranks_);
   }
 
  private:
@@ -120,7 +121,7 @@ class StepBench {
       for (int i = 0; i < 5; ++i) trainees_.back()->step();
       ranks_.barrier();
       const MemoryUse after = memory_use();
-      trainees_.back()->check();
+      check(*trainees_.back());
       const double beyond = static_cast<double>(after.now + after.peak_beyond_now - before) -
                             static_cast<double>(data_.bytes());
       memory_.push_back({.labels = labels_,
@@ -131,10 +132,19 @@ class StepBench {
     }
   }
 
+  /// A step with other gradients than the steps before, so that nothing old passes.
+  void check(Trainee& trainee) {
+    constexpr double kFactor = 2;
+    data_.scale(kFactor);
+    trainee.step();
+    trainee.check(kFactor);
+    data_.scale(1 / kFactor);
+  }
+
   const Options& options_;
   const Ranks& ranks_;
   Report& report_;
-  const SyntheticData data_;
+  SyntheticData data_;
   Labels labels_;
   std::vector<std::unique_ptr<Reducer>> reducers_;
   std::vector<std::unique_ptr<Trainee>> trainees_;

@@ -47,6 +47,10 @@ SyntheticData::SyntheticData(const std::vector<Shape>& shapes, int rank, int ran
   }
 }
 
+void SyntheticData::scale(double factor) {
+  for (torch::Tensor& gradient : gradients_) gradient.mul_(factor);
+}
+
 std::size_t SyntheticData::bytes() const {
   std::size_t sum = 0;
   for (const torch::Tensor& gradient : gradients_) sum += gradient.nbytes();

@@ -19,6 +19,9 @@ class SyntheticData {
   /// Gradients are `ranks` times the contributions of check.h, so that means are exact.
   SyntheticData(const std::vector<Shape>& shapes, int rank, int ranks);
 
+  /// Multiplies the gradients, also of models that have begun.
+  void scale(double factor);
+
   const std::vector<torch::Tensor>& gradients() const { return gradients_; }
   const std::vector<torch::Tensor>& values() const { return values_; }
   /// Of the gradients.
