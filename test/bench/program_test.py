@@ -45,10 +45,10 @@ class TestCase(unittest.TestCase):
             self.assertEqual(line["benchmark"], arguments[0])
             self.assertEqual(line["ranks"], ranks)
             self.assertIn(line["method"], done.stdout)
-            for quartiles in [line, *([line["ratio"]] if "ratio" in line else [])]:
-                self.assertLessEqual(quartiles["p25"], quartiles["median"])
-                self.assertLessEqual(quartiles["median"], quartiles["p75"])
-                self.assertEqual(quartiles["n"], line["n"])
+            for summary in [line, *([line["ratio"]] if "ratio" in line else [])]:
+                spread = [summary[name] for name in ("p25", "median", "p75", "p99", "max")]
+                self.assertEqual(spread, sorted(spread))
+                self.assertEqual(summary["n"], line["n"])
         return lines
 
     def assert_fails(self, done, code, *texts):

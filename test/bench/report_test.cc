@@ -14,20 +14,26 @@ Result result() {
           .method = "mpi",
           .quantity = "time",
           .unit = "us",
-          .value = {.p25 = 1.5, .median = 12.25, .p75 = 1234.75, .n = 17}};
+          .value = {.p25 = 1.5, .median = 12.25, .p75 = 1234.75, .p99 = 1500, .max = 4000.5, .n = 17}};
 }
 
 TEST(Report, JsonLine) {
   EXPECT_EQ(to_json_line("allreduce", 2, result()),
             R"({"benchmark":"allreduce","ranks":2,"bytes":65536,"dtype":"float32","method":"mpi",)"
-            R"("quantity":"time","unit":"us","p25":1.5,"median":12.25,"p75":1234.75,"n":17})");
+            R"("quantity":"time","unit":"us","p25":1.5,"median":12.25,"p75":1234.75,"p99":1500.0,)"
+            R"("max":4000.5,"n":17})");
 }
 
 TEST(Report, JsonLineWithARatio) {
   Result compared = result();
-  compared.ratio = {.p25 = 0.25, .median = 0.5, .p75 = 1, .n = 16};
+  compared.ratio = {.p25 = 0.25, .median = 0.5, .p75 = 1, .p99 = 2, .max = 4, .n = 16};
   const auto line = nlohmann::json::parse(to_json_line("allreduce", 2, compared));
-  EXPECT_EQ(line["ratio"], (nlohmann::json{{"p25", 0.25}, {"median", 0.5}, {"p75", 1}, {"n", 16}}));
+  EXPECT_EQ(line["ratio"], (nlohmann::json{{"p25", 0.25},
+                                           {"median", 0.5},
+                                           {"p75", 1},
+                                           {"p99", 2},
+                                           {"max", 4},
+                                           {"n", 16}}));
 }
 
 TEST(Report, Row) {

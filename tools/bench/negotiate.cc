@@ -105,7 +105,7 @@ void measure_negotiate(const Options& options, const Ranks& ranks, Report& repor
                   .method = one.method,
                   .quantity = "time",
                   .unit = "ms",
-                  .value = quartiles(one.samples)});
+                  .value = summary_of(one.samples)});
     }
   }
 }

@@ -29,8 +29,9 @@ std::FILE* find_terminal() {
   return nullptr;
 }
 
-nlohmann::ordered_json to_json(const Quartiles& value) {
-  return {{"p25", value.p25}, {"median", value.median}, {"p75", value.p75}, {"n", value.n}};
+nlohmann::ordered_json to_json(const Summary& value) {
+  return {{"p25", value.p25}, {"median", value.median}, {"p75", value.p75},
+          {"p99", value.p99}, {"max", value.max},       {"n", value.n}};
 }
 
 std::string render_label(const std::string& name, const Labels& value) {
@@ -97,8 +98,8 @@ void Report::add(const Labels& labels, const std::string& quantity, const std::s
                   .method = one.method,
                   .quantity = quantity,
                   .unit = unit,
-                  .value = quartiles(one.samples)};
-    if (&one != &kolo) result.ratio = quartiles(ratios(kolo.samples, one.samples));
+                  .value = summary_of(one.samples)};
+    if (&one != &kolo) result.ratio = summary_of(ratios(kolo.samples, one.samples));
     add(result);
   }
 }
@@ -134,7 +135,7 @@ std::string table_row(const Result& result) {
   for (const auto& [name, value] : result.labels.items()) {
     row += fmt::format(kLabelFormat, render_label(name, value));
   }
-  const Quartiles& value = result.value;
+  const Summary& value = result.value;
   row += fmt::format(kRowFormat, result.method, result.quantity,
                      render_value(value.median, result.unit), render_value(value.p25, result.unit),
                      render_value(value.p75, result.unit), value.n);

@@ -128,7 +128,7 @@ class StepBench {
                          .method = name_of(contender),
                          .quantity = "memory",
                          .unit = "bytes",
-                         .value = quartiles({ranks_.max(beyond)})});
+                         .value = summary_of({ranks_.max(beyond)})});
     }
   }
 
