@@ -17,7 +17,7 @@ namespace {
 constexpr const char* kClearLine = "\r\x1b[K";
 constexpr const char* kLabelFormat = "{:<10} ";
 constexpr const char* kRowFormat = "{:<12} {:<9} {:>11} {:>11} .. {:<11} {:>5}";
-constexpr const char* kRatioFormat = " {:>8} {:>6} .. {}";
+constexpr const char* kRatioFormat = " {:>8} {:>7} .. {}";
 
 /// mpirun gives its ranks a terminal as stdout, which has no width when mpirun itself has none; but
 /// never as stderr.
@@ -39,11 +39,13 @@ std::string render_label(const std::string& name, const Labels& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-/// Four digits that mean something.
+/// With three digits that mean something, or more.
 std::string render_number(double value) {
-  const double size = std::abs(value);
-  const int decimals = size >= 999.5 ? 0 : size >= 99.95 ? 1 : size >= 9.995 ? 2 : 3;
-  return fmt::format("{:.{}f}", value, decimals);
+  // From so much on, one decimal less is enough.
+  constexpr std::array<double, 5> kBounds = {0.00995, 0.0995, 9.995, 99.95, 999.5};
+  const double size = value == 0 ? 1 : std::abs(value);
+  const auto passed = std::ranges::count_if(kBounds, [size](double bound) { return size >= bound; });
+  return fmt::format("{:.{}f}", value, kBounds.size() - static_cast<std::size_t>(passed));
 }
 
 std::string render_value(double value, const std::string& unit) {
