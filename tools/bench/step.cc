@@ -25,8 +25,8 @@ class Trainee {
           const Ranks& ranks)
       : name_(std::move(name)),
         ranks_(ranks),
-        model_(data, options.compute, options.compute_as),
-        optimizer_(model_, options.compute, options.compute_as),
+        model_(data, options.compute, Compute(options.compute_as)),
+        optimizer_(model_, options.compute, Compute(options.compute_as)),
         training_(reducer == nullptr ? std::make_unique<Training>(optimizer_)
                                      : reducer->train(model_.parameters(), optimizer_)) {}
 

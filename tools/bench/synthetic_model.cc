@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <memory>
+#include <utility>
 
 #include "bench/check.h"
 
@@ -57,8 +58,9 @@ std::size_t SyntheticData::bytes() const {
   return sum;
 }
 
-SyntheticModel::SyntheticModel(const SyntheticData& data, const ComputeTimes& times, ComputeAs as)
-    : data_(data), times_(times), compute_(as) {
+SyntheticModel::SyntheticModel(const SyntheticData& data, const ComputeTimes& times,
+                               Compute compute)
+    : data_(data), times_(times), compute_(std::move(compute)) {
   for (const torch::Tensor& values : data.values()) {
     parameters_.push_back(values.detach().requires_grad_());
   }
@@ -86,8 +88,10 @@ void SyntheticModel::zero_grad() {
 }
 
 SyntheticOptimizer::SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times,
-                                       ComputeAs as)
-    : torch::optim::SGD(model.parameters(), /*lr=*/0.1), time_(times.optimizer), compute_(as) {}
+                                       Compute compute)
+    : torch::optim::SGD(model.parameters(), /*lr=*/0.1),
+      time_(times.optimizer),
+      compute_(std::move(compute)) {}
 
 torch::Tensor SyntheticOptimizer::step(LossClosure /*closure*/) {
   compute_.spend(time_);

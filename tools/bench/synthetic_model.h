@@ -34,7 +34,8 @@ class SyntheticData {
 
 class SyntheticModel {
  public:
-  SyntheticModel(const SyntheticData& data, const ComputeTimes& times, ComputeAs as);
+  /// `times` are spread evenly over the layers, of which each parameter is one.
+  SyntheticModel(const SyntheticData& data, const ComputeTimes& times, Compute compute);
 
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
 
@@ -53,7 +54,7 @@ class SyntheticModel {
 /// Takes its time, and leaves the parameters as they are.
 class SyntheticOptimizer : public torch::optim::SGD {
  public:
-  SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times, ComputeAs as);
+  SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times, Compute compute);
 
   torch::Tensor step(LossClosure closure = nullptr) override;
 
