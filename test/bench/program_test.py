@@ -37,9 +37,10 @@ class TestCase(unittest.TestCase):
         self.json = pathlib.Path(folder.name) / "results.json"
 
     def measure(self, *arguments, ranks):
-        """The lines of JSON, which are well-formed."""
+        """The lines of JSON, which are well-formed; self.table is what was printed."""
         done = run(*arguments, "--seconds", "0.2", "--json", self.json, ranks=ranks)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.table = done.stdout
         lines = [json.loads(line) for line in self.json.read_text().splitlines()]
         for line in lines:
             self.assertEqual(line["benchmark"], arguments[0])
@@ -90,29 +91,33 @@ class Allreduce(TestCase):
 
 class Step(TestCase):
     def test_against_others(self):
-        lines = self.measure("step", "--models", "resnet18,small", "--against", "mpi,mpi-chunked",
-                             ranks=2)
-        self.assertEqual(len(lines), 2 * 7)
+        lines = self.measure("step", "--models", "resnet18,small", "--zero-grad", "zero,none",
+                             "--against", "mpi,mpi-chunked", ranks=2)
+        self.assertEqual(len(lines), 4 * 7)
         for model in ("resnet18", "small"):
-            of_model = [line for line in lines if line["model"] == model]
-            self.assertEqual(
-                [(l["quantity"], l["unit"], l["method"]) for l in of_model],
-                [("step", "ms", "alone")]
-                + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
-                + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
-            self.assertEqual([l["method"] for l in of_model if "ratio" in l],
-                             ["mpi", "mpi-chunked"])
+            for zero_grad in ("zero", "none"):
+                of_case = [line for line in lines
+                           if (line["model"], line["zero_grad"]) == (model, zero_grad)]
+                self.assertEqual(
+                    [(l["quantity"], l["unit"], l["method"]) for l in of_case],
+                    [("step", "ms", "alone")]
+                    + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
+                    + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
+                self.assertEqual([l["method"] for l in of_case if "ratio" in l],
+                                 ["mpi", "mpi-chunked"])
+                for method in ("kolo", "mpi", "mpi-chunked"):
+                    self.assertRegex(self.table, rf"(?m)^{model} +{zero_grad} +{method} +memory ")
 
     def test_against_ddp(self):
-        done = run("step", "--models", "small", "--seconds", "0.2", "--against", "ddp,ddp-view",
-                   "--json", self.json, ranks=2)
+        done = run("step", "--models", "small", "--zero-grad", "zero,none", "--seconds", "0.2",
+                   "--against", "ddp,ddp-view", "--json", self.json, ranks=2)
         if done.returncode == 2:
             self.assertIn("libgloo-dev", done.stderr)
             self.skipTest("built without ddp")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         lines = [json.loads(line) for line in self.json.read_text().splitlines()]
         self.assertEqual([l["method"] for l in lines if l["quantity"] == "added"],
-                         ["kolo", "ddp", "ddp-view"])
+                         2 * ["kolo", "ddp", "ddp-view"])
 
     def test_compute(self):
         for how in ("sleep", "work"):

@@ -81,5 +81,63 @@ TEST(SyntheticModel, GradientsFollowTheirLayersFromTheLastToTheFirst) {
   EXPECT_EQ(ready, (std::vector<std::size_t>{0, 1, 2, 3}));
 }
 
+/// What check.h says about the gradients, which nobody has averaged.
+void expect_own_gradients(const SyntheticModel& model, double factor) {
+  for (std::size_t i = 0; i < shapes().size(); ++i) {
+    const torch::Tensor gradient = model.parameters()[i].grad();
+    ASSERT_TRUE(gradient.defined());
+    const torch::Tensor flat = gradient.reshape({-1});
+    for (std::int64_t j = 0; j < flat.numel(); ++j) {
+      EXPECT_EQ(flat[j].item<double>(),
+                factor * kRanks * contribution(kRank, i, static_cast<std::size_t>(j)));
+    }
+  }
+}
+
+TEST(SyntheticModel, ZeroKeepsTheMemoryOfGradients) {
+  const SyntheticData data(shapes(), kRank, kRanks);
+  SyntheticModel model(data, {}, Compute(ComputeAs::Work));
+  model.zero_grad(ZeroGrad::Zero);
+  model.forward().backward();
+  const torch::Tensor gradient = model.parameters().front().grad();
+  model.zero_grad(ZeroGrad::Zero);
+  EXPECT_TRUE(model.parameters().front().grad().is_same(gradient));
+  EXPECT_EQ(gradient.count_nonzero().item<int>(), 0);
+  model.forward().backward();
+  EXPECT_TRUE(model.parameters().front().grad().is_same(gradient));
+  expect_own_gradients(model, 1);
+}
+
+TEST(SyntheticModel, NoneLetsAutogradStoreNewGradients) {
+  const SyntheticData data(shapes(), kRank, kRanks);
+  SyntheticModel model(data, {}, Compute(ComputeAs::Work));
+  model.zero_grad(ZeroGrad::None);
+  model.forward().backward();
+  const torch::Tensor old = model.parameters().front().grad();
+  model.zero_grad(ZeroGrad::None);
+  for (const torch::Tensor& one : model.parameters()) EXPECT_FALSE(one.grad().defined());
+  model.forward().backward();
+  EXPECT_FALSE(model.parameters().front().grad().is_same(old));
+  expect_own_gradients(model, 1);
+}
+
+TEST(SyntheticModel, StoredGradientsAreNotTheData) {
+  const SyntheticData data(shapes(), kRank, kRanks);
+  SyntheticModel model(data, {}, Compute(ComputeAs::Work));
+  model.forward().backward();
+  for (const torch::Tensor& one : model.parameters()) one.grad().fill_(-1);
+  model.zero_grad(ZeroGrad::None);
+  model.forward().backward();
+  expect_own_gradients(model, 1);
+}
+
+TEST(SyntheticModel, ScaledGradients) {
+  SyntheticData data(shapes(), kRank, kRanks);
+  SyntheticModel model(data, {}, Compute(ComputeAs::Work));
+  data.scale(2);
+  model.forward().backward();
+  expect_own_gradients(model, 2);
+}
+
 }  // namespace
 }  // namespace kolo::bench

@@ -21,9 +21,10 @@ namespace {
 /// itself.
 class Trainee {
  public:
-  Trainee(std::string name, Reducer* reducer, const SyntheticData& data, const Options& options,
-          const Ranks& ranks)
+  Trainee(std::string name, Reducer* reducer, const SyntheticData& data, ZeroGrad zero_grad,
+          const Options& options, const Ranks& ranks)
       : name_(std::move(name)),
+        zero_grad_(zero_grad),
         ranks_(ranks),
         model_(data, options.compute, Compute(options.compute_as)),
         optimizer_(model_, options.compute, Compute(options.compute_as)),
@@ -32,7 +33,7 @@ class Trainee {
 
   /// Forward, backward and optimizer; the seconds that they took on this rank.
   double step() {
-    model_.zero_grad();
+    model_.zero_grad(zero_grad_);
     ranks_.barrier();
     const auto begin = std::chrono::steady_clock::now();
     training_->before_forward();
@@ -65,21 +66,24 @@ class Trainee {
 
  private:
   std::string name_;
+  const ZeroGrad zero_grad_;
   const Ranks& ranks_;
   SyntheticModel model_;
   SyntheticOptimizer optimizer_;
   std::unique_ptr<Training> training_;
 };
 
-/// One model's shapes, with all that train it.
+/// One model's shapes and way to begin a step, with all that train it.
 class StepBench {
  public:
-  StepBench(ModelName model, const Options& options, const Ranks& ranks, Report& report)
-      : options_(options),
+  StepBench(ModelName model, ZeroGrad zero_grad, const Options& options, const Ranks& ranks,
+            Report& report)
+      : zero_grad_(zero_grad),
+        options_(options),
         ranks_(ranks),
         report_(report),
         data_(parameter_shapes(model), ranks.rank(), ranks.size()),
-        labels_({{"model", name_of(model)}}) {
+        labels_({{"model", name_of(model)}, {"zero_grad", name_of(zero_grad)}}) {
     const ComputeTimes& times = options.compute;
     if (times.forward + times.backward + times.optimizer > Seconds(0)) {
       labels_["compute"] =
@@ -90,7 +94,7 @@ class StepBench {
 
   void run() {
     report_.announce(labels_);
-    Trainee alone("alone", nullptr, data_, options_, ranks_);
+    Trainee alone("alone", nullptr, data_, zero_grad_, options_, ranks_);
     alone.warm_step();
     add_trainees();
     std::vector<Method> methods = {{"alone", [&alone] { return alone.warm_step(); }}};
@@ -116,7 +120,7 @@ class StepBench {
       const std::int64_t before = memory_use().now;
       reducers_.push_back(make_reducer(contender, ranks_));
       trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
-                                                    data_, options_, ranks_));
+                                                    data_, zero_grad_, options_, ranks_));
       // The fifth step is the first in which everybody has settled.
       for (int i = 0; i < 5; ++i) trainees_.back()->step();
       ranks_.barrier();
@@ -141,6 +145,7 @@ class StepBench {
     data_.scale(1 / kFactor);
   }
 
+  const ZeroGrad zero_grad_;
   const Options& options_;
   const Ranks& ranks_;
   Report& report_;
@@ -155,7 +160,11 @@ class StepBench {
 }  // namespace
 
 void measure_step(const Options& options, const Ranks& ranks, Report& report) {
-  for (const ModelName model : options.models) StepBench(model, options, ranks, report).run();
+  for (const ModelName model : options.models) {
+    for (const ZeroGrad zero_grad : options.zero_grads) {
+      StepBench(model, zero_grad, options, ranks, report).run();
+    }
+  }
 }
 
 }  // namespace kolo::bench

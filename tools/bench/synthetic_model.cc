@@ -81,9 +81,17 @@ torch::Tensor SyntheticModel::forward() {
   return activation;
 }
 
-void SyntheticModel::zero_grad() {
+void SyntheticModel::zero_grad(ZeroGrad how) {
   for (torch::Tensor& parameter : parameters_) {
-    if (parameter.grad().defined()) parameter.mutable_grad().zero_();
+    torch::Tensor& gradient = parameter.mutable_grad();
+    switch (how) {
+      case ZeroGrad::Zero:
+        if (gradient.defined()) gradient.zero_();
+        break;
+      case ZeroGrad::None:
+        gradient.reset();
+        break;
+    }
   }
 }
 

@@ -42,7 +42,7 @@ class SyntheticModel {
   /// The loss: its backward() adds to the gradients.
   torch::Tensor forward();
 
-  void zero_grad();
+  void zero_grad(ZeroGrad how);
 
  private:
   const SyntheticData& data_;
