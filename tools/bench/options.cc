@@ -64,6 +64,9 @@ of the other's, below 1 where Kolo is faster. --json has the tails as well: p99,
 slowest round. Of calls below 0.2 ms a sample is the mean of as many as take so long, so a single
 one that is late by 4 ms still makes it 20 times as long.
 
+The memory of step is what a rank has at most beyond its gradients, with what malloc keeps of what
+was freed, which depends on the cases before: to compare two, give each a run of its own.
+
 Results are checked against exact sums before anything is timed, by the calls that are timed then
 (idle: of every call). If one is wrong, nothing more is measured.
 
