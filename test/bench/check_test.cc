@@ -3,7 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <numeric>
+#include <algorithm>
+#include <functional>
+#include <span>
+#include <stdexcept>
 #include <vector>
 
 namespace kolo::bench {
@@ -56,6 +59,65 @@ TEST(Check, ShiftedByOne) {
 }
 
 TEST(Check, AnotherTensor) { EXPECT_NE(find_wrong(right_sums(2, 1, 100), 2, 0), std::nullopt); }
+
+/// A call of rank 1 of 3.
+std::optional<std::string> checked(const std::function<void(std::span<double>)>& sum) {
+  std::vector<double> values(100);
+  return check_calls(values, 1, 3, [&] { sum(values); });
+}
+
+/// Sums that are right, by call.
+class RightCalls {
+ public:
+  std::size_t calls() const { return calls_; }
+  void operator()(std::span<double> values) {
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      EXPECT_EQ(values[i], contribution(1, calls_, i)) << "call " << calls_;
+    }
+    std::ranges::copy(right_sums(3, calls_++, values.size()), values.begin());
+  }
+
+ private:
+  std::size_t calls_ = 0;
+};
+
+TEST(Check, CallsThatAreRight) {
+  RightCalls right;
+  EXPECT_EQ(checked([&](std::span<double> values) { right(values); }), std::nullopt);
+  EXPECT_EQ(right.calls(), kCheckedCalls);
+}
+
+TEST(Check, CallsThatGoWrongWhenANameRecurs) {
+  RightCalls right;
+  const auto wrong = checked([&](std::span<double> values) {
+    right(values);
+    if (right.calls() >= 3) values.back() += 1;
+  });
+  ASSERT_TRUE(wrong.has_value());
+  EXPECT_THAT(*wrong, HasSubstr("call 3 of 5: element 99 of 100"));
+  EXPECT_EQ(right.calls(), kCheckedCalls) << "the other ranks make them all";
+}
+
+TEST(Check, CallsThatDoNothing) {
+  EXPECT_NE(checked([](std::span<double>) {}), std::nullopt);
+}
+
+TEST(Check, CallsThatLeaveTheSumsOfTheFirst) {
+  const std::vector<double> sums = right_sums(3, 0, 100);
+  const auto wrong = checked([&](std::span<double> values) { std::ranges::copy(sums, values.begin()); });
+  ASSERT_TRUE(wrong.has_value());
+  EXPECT_THAT(*wrong, HasSubstr("call 2 of 5"));
+}
+
+TEST(Check, WrongResultsAreErrors) {
+  require_right("kolo", std::nullopt, Ranks());
+  try {
+    require_right("kolo", "element 1 of 2", Ranks());
+    ADD_FAILURE() << "no error";
+  } catch (const std::runtime_error& error) {
+    EXPECT_STREQ(error.what(), "kolo: a wrong result: element 1 of 2");
+  }
+}
 
 TEST(Check, ContributionsDiffer) {
   double sum = 0;

@@ -36,6 +36,7 @@ TEST(BenchOptions, Defaults) {
   EXPECT_THAT(options.against, IsEmpty());
   EXPECT_THAT(parse({"step"}).models,
               ElementsAre(ModelName::ResNet18, ModelName::ResNet50, ModelName::Small));
+  EXPECT_THAT(parse({"step"}).zero_grads, ElementsAre(ZeroGrad::Zero));
   EXPECT_EQ(parse({"negotiate"}).names, 62);
   EXPECT_EQ(parse({"idle"}).window, 5);
 }
@@ -56,7 +57,9 @@ TEST(BenchOptions, Allreduce) {
 
 TEST(BenchOptions, Step) {
   const Options options = parse({"step", "--models", "small", "--compute", "5,10.5,1",
-                                 "--compute-as", "sleep", "--against", "ddp-view"});
+                                 "--compute-as", "sleep", "--against", "ddp-view", "--zero-grad",
+                                 "none,zero"});
+  EXPECT_THAT(options.zero_grads, ElementsAre(ZeroGrad::None, ZeroGrad::Zero));
   EXPECT_THAT(options.models, ElementsAre(ModelName::Small));
   EXPECT_DOUBLE_EQ(options.compute.forward.count(), 5e-3);
   EXPECT_DOUBLE_EQ(options.compute.backward.count(), 10.5e-3);
@@ -84,6 +87,7 @@ TEST(BenchOptions, WrongValues) {
   expect_usage_error({"allreduce", "--seconds", "0"}, {"--seconds is 0", "above 0"});
   expect_usage_error({"allreduce", "--seconds", "x"}, {"seconds", "x"});
   expect_usage_error({"step", "--models", "vgg"}, {"--models", "'vgg'", "resnet18"});
+  expect_usage_error({"step", "--zero-grad", "zero,no"}, {"--zero-grad", "'no'", "zero, none"});
   expect_usage_error({"step", "--compute", "1,2"}, {"--compute is '1,2'", "5,10,1"});
   expect_usage_error({"step", "--compute", "1,2,-3"}, {"--compute"});
   expect_usage_error({"step", "--compute", "1,2,3,4"}, {"--compute"});
@@ -118,6 +122,7 @@ TEST(BenchOptions, HelpTellsAllOptions) {
   EXPECT_THAT(help_text(Subcommand::None), HasSubstr("kolorun -np 2 kolo-bench allreduce"));
   EXPECT_TRUE(parse({"step", "--help"}).help);
   EXPECT_THAT(help_text(Subcommand::Step), HasSubstr("--compute FWD,BWD,OPT"));
+  EXPECT_THAT(help_text(Subcommand::Step), HasSubstr("--zero-grad LIST (=zero)"));
 }
 
 }  // namespace

@@ -11,6 +11,8 @@ import unittest
 parser = argparse.ArgumentParser()
 parser.add_argument("--kolorun", type=pathlib.Path, required=True)
 parser.add_argument("--program", type=pathlib.Path, required=True)
+parser.add_argument("--wrong-program", type=pathlib.Path, required=True,
+                    help="the same with all-reduces that go wrong: see wrong_sums.cc")
 ARGUMENTS, UNITTEST_ARGUMENTS = parser.parse_known_args()
 
 
@@ -18,8 +20,8 @@ CAN_PLOT = subprocess.run([ARGUMENTS.program.resolve().with_name("kolo-bench-plo
                           capture_output=True).returncode == 0
 
 
-def run(*arguments, ranks=1):
-    command = [str(ARGUMENTS.program.resolve()), *map(str, arguments)]
+def run(*arguments, ranks=1, program=ARGUMENTS.program):
+    command = [str(program.resolve()), *map(str, arguments)]
     if ranks > 1:
         command = [str(ARGUMENTS.kolorun.resolve()), "-np", str(ranks), *command]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_TEST_")}
@@ -35,18 +37,19 @@ class TestCase(unittest.TestCase):
         self.json = pathlib.Path(folder.name) / "results.json"
 
     def measure(self, *arguments, ranks):
-        """The lines of JSON, which are well-formed."""
+        """The lines of JSON, which are well-formed; self.table is what was printed."""
         done = run(*arguments, "--seconds", "0.2", "--json", self.json, ranks=ranks)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.table = done.stdout
         lines = [json.loads(line) for line in self.json.read_text().splitlines()]
         for line in lines:
             self.assertEqual(line["benchmark"], arguments[0])
             self.assertEqual(line["ranks"], ranks)
             self.assertIn(line["method"], done.stdout)
-            for quartiles in [line, *([line["ratio"]] if "ratio" in line else [])]:
-                self.assertLessEqual(quartiles["p25"], quartiles["median"])
-                self.assertLessEqual(quartiles["median"], quartiles["p75"])
-                self.assertEqual(quartiles["n"], line["n"])
+            for summary in [line, *([line["ratio"]] if "ratio" in line else [])]:
+                spread = [summary[name] for name in ("p25", "median", "p75", "p99", "max")]
+                self.assertEqual(spread, sorted(spread))
+                self.assertEqual(summary["n"], line["n"])
         return lines
 
     def assert_fails(self, done, code, *texts):
@@ -88,29 +91,33 @@ class Allreduce(TestCase):
 
 class Step(TestCase):
     def test_against_others(self):
-        lines = self.measure("step", "--models", "resnet18,small", "--against", "mpi,mpi-chunked",
-                             ranks=2)
-        self.assertEqual(len(lines), 2 * 7)
+        lines = self.measure("step", "--models", "resnet18,small", "--zero-grad", "zero,none",
+                             "--against", "mpi,mpi-chunked", ranks=2)
+        self.assertEqual(len(lines), 4 * 7)
         for model in ("resnet18", "small"):
-            of_model = [line for line in lines if line["model"] == model]
-            self.assertEqual(
-                [(l["quantity"], l["unit"], l["method"]) for l in of_model],
-                [("step", "ms", "alone")]
-                + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
-                + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
-            self.assertEqual([l["method"] for l in of_model if "ratio" in l],
-                             ["mpi", "mpi-chunked"])
+            for zero_grad in ("zero", "none"):
+                of_case = [line for line in lines
+                           if (line["model"], line["zero_grad"]) == (model, zero_grad)]
+                self.assertEqual(
+                    [(l["quantity"], l["unit"], l["method"]) for l in of_case],
+                    [("step", "ms", "alone")]
+                    + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
+                    + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
+                self.assertEqual([l["method"] for l in of_case if "ratio" in l],
+                                 ["mpi", "mpi-chunked"])
+                for method in ("kolo", "mpi", "mpi-chunked"):
+                    self.assertRegex(self.table, rf"(?m)^{model} +{zero_grad} +{method} +memory ")
 
     def test_against_ddp(self):
-        done = run("step", "--models", "small", "--seconds", "0.2", "--against", "ddp,ddp-view",
-                   "--json", self.json, ranks=2)
+        done = run("step", "--models", "small", "--zero-grad", "zero,none", "--seconds", "0.2",
+                   "--against", "ddp,ddp-view", "--json", self.json, ranks=2)
         if done.returncode == 2:
             self.assertIn("libgloo-dev", done.stderr)
             self.skipTest("built without ddp")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         lines = [json.loads(line) for line in self.json.read_text().splitlines()]
         self.assertEqual([l["method"] for l in lines if l["quantity"] == "added"],
-                         ["kolo", "ddp", "ddp-view"])
+                         2 * ["kolo", "ddp", "ddp-view"])
 
     def test_compute(self):
         for how in ("sleep", "work"):
@@ -154,6 +161,35 @@ class Idle(TestCase):
 
     def test_alone(self):
         self.assertEqual(len(self.measure("idle", "--window", "0.1", ranks=1)), 1)
+
+
+class WrongResults(TestCase):
+    def assert_caught(self, *arguments, text):
+        done = run(*arguments, "--seconds", "0.1", "--json", self.json, ranks=2,
+                   program=ARGUMENTS.wrong_program)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertRegex(done.stderr, f"kolo-bench: {text}")
+        self.assertNotIn("terminate called", done.stderr)
+        return self.json.read_text()
+
+    def test_allreduce(self):
+        lines = self.assert_caught("allreduce", "--sizes", "1KiB",
+                                   text="kolo: a wrong result: call 3 of 5: element .* must be")
+        self.assertEqual(lines, "", "what is wrong was timed")
+
+    def test_step(self):
+        lines = self.assert_caught("step", "--models", "small", "--against", "mpi",
+                                   text="mpi: a wrong result: gradient .*: element .* must be")
+        self.assertEqual(lines, "", "what is wrong was timed")
+
+    def test_negotiate(self):
+        self.assert_caught("negotiate", "--names", "5",
+                           text="kolo, known names: a wrong result: call 1 of 5: element .* must be")
+
+    def test_idle(self):
+        lines = self.assert_caught("idle", "--window", "0.1",
+                                   text="kolo: a wrong result: element 0 of 1 is .* must be")
+        self.assertNotIn("waiting", lines)
 
 
 class Errors(TestCase):

@@ -6,7 +6,7 @@ namespace kolo::bench {
 namespace {
 
 void expect_quartiles(std::vector<double> samples, double p25, double median, double p75) {
-  const Quartiles found = quartiles(samples);
+  const Summary found = summary_of(samples);
   EXPECT_DOUBLE_EQ(found.p25, p25);
   EXPECT_DOUBLE_EQ(found.median, median);
   EXPECT_DOUBLE_EQ(found.p75, p75);
@@ -21,11 +21,22 @@ TEST(Statistics, Quartiles) {
   expect_quartiles({-1, -2, 1e9, -3, -4}, -3, -2, -1);
 }
 
+TEST(Statistics, Tail) {
+  std::vector<double> samples;
+  for (int i = 0; i < 201; ++i) samples.push_back(i % 67);
+  EXPECT_DOUBLE_EQ(summary_of(samples).p99, 66);
+  samples.back() = 1e9;
+  EXPECT_DOUBLE_EQ(summary_of(samples).p99, 66);
+  EXPECT_DOUBLE_EQ(summary_of(samples).max, 1e9);
+  EXPECT_DOUBLE_EQ(summary_of({2, 1}).p99, 1.99);
+  EXPECT_DOUBLE_EQ(summary_of({-3, -7}).max, -3);
+}
+
 TEST(Statistics, RatiosArePairByPair) {
   // The medians are 2 and 4, but their quotient is not what the pairs say.
   const std::vector<double> found = ratios({1, 2, 9}, {4, 1, 9});
   EXPECT_EQ(found, (std::vector<double>{0.25, 2, 1}));
-  EXPECT_DOUBLE_EQ(quartiles(found).median, 1);
+  EXPECT_DOUBLE_EQ(summary_of(found).median, 1);
 }
 
 TEST(Statistics, DifferencesArePairByPair) {

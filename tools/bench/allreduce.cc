@@ -1,4 +1,3 @@
-#include <fmt/format.h>
 #include <kolo/ops.h>
 #include <torch/torch.h>
 
@@ -37,24 +36,17 @@ struct Entrant {
   std::unique_ptr<Reducer> reducer;
 };
 
-std::vector<double> contributions(std::int64_t count, int rank) {
-  std::vector<double> values(static_cast<std::size_t>(count));
-  for (std::size_t i = 0; i < values.size(); ++i) values[i] = contribution(rank, 0, i);
-  return values;
-}
-
-/// Leaves zeros in the tensor, whose sum is zero however often it is taken.
+/// By the very calls that are timed then: under the same name, in the same memory. Leaves zeros in
+/// it, whose sum is zero however often it is taken.
 void check(const Entrant& entrant, torch::Tensor& tensor, const Ranks& ranks) {
-  std::vector<double> own = contributions(tensor.numel(), ranks.rank());
-  tensor.copy_(torch::from_blob(own.data(), {tensor.numel()}, torch::kFloat64));
-  entrant.reducer->allreduce(tensor);
-  const torch::Tensor values = tensor.to(torch::kFloat64);
-  const auto wrong = find_wrong(
-      {values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, ranks.size(), 0);
-  if (wrong) {
-    throw std::runtime_error(
-        fmt::format("{}: a wrong result: {}", name_of(entrant.contender), *wrong));
-  }
+  std::vector<double> values(static_cast<std::size_t>(tensor.numel()));
+  torch::Tensor exact = torch::from_blob(values.data(), {tensor.numel()}, torch::kFloat64);
+  const auto wrong = check_calls(values, ranks.rank(), ranks.size(), [&] {
+    tensor.copy_(exact);
+    entrant.reducer->allreduce(tensor);
+    exact.copy_(tensor);
+  });
+  require_right(name_of(entrant.contender), wrong, ranks);
   tensor.zero_();
 }
 

@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <stdexcept>
 
 namespace kolo::bench {
 namespace {
@@ -40,6 +41,30 @@ std::optional<std::string> find_wrong(std::span<const double> values, int ranks,
     }
   }
   return std::nullopt;
+}
+
+std::optional<std::string> check_sum(std::span<double> values, std::size_t tensor, int rank,
+                                     int ranks, const std::function<void()>& sum) {
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = contribution(rank, tensor, i);
+  sum();
+  return find_wrong(values, ranks, tensor);
+}
+
+std::optional<std::string> check_calls(std::span<double> values, int rank, int ranks,
+                                       const std::function<void()>& sum) {
+  std::optional<std::string> first;
+  for (std::size_t call = 0; call < kCheckedCalls; ++call) {
+    const auto wrong = check_sum(values, call, rank, ranks, sum);
+    if (wrong && !first) first = fmt::format("call {} of {}: {}", call + 1, kCheckedCalls, *wrong);
+  }
+  return first;
+}
+
+void require_right(const std::string& method, const std::optional<std::string>& wrong,
+                   const Ranks& ranks) {
+  if (!ranks.any(wrong.has_value())) return;
+  throw std::runtime_error(
+      fmt::format("{}: a wrong result: {}", method, wrong.value_or("on another rank")));
 }
 
 }  // namespace kolo::bench

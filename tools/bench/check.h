@@ -3,9 +3,12 @@
 /// Numbers whose sum over the ranks is known, to check results before anything is timed.
 
 #include <cstddef>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
+
+#include "bench/ranks.h"
 
 namespace kolo::bench {
 
@@ -20,5 +23,22 @@ double exact_sum(int ranks, std::size_t tensor, std::size_t index);
 /// or nothing.
 std::optional<std::string> find_wrong(std::span<const double> values, int ranks,
                                       std::size_t tensor);
+
+/// A sum over the ranks, of which this is one: gives `values` its contributions to tensor number
+/// `tensor`, lets `sum` replace them, and says what is wrong then; or nothing.
+std::optional<std::string> check_sum(std::span<double> values, std::size_t tensor, int rank,
+                                     int ranks, const std::function<void()>& sum);
+
+/// So many calls check a method: for Kolo a name recurs from the third on.
+constexpr std::size_t kCheckedCalls = 5;
+
+/// The same of several calls, each with other values. It makes them all, as the other ranks do.
+std::optional<std::string> check_calls(std::span<double> values, int rank, int ranks,
+                                       const std::function<void()>& sum);
+
+/// Collective, so that no rank waits for one that has stopped.
+/// @throws std::runtime_error on all ranks when one of them has found something `wrong`.
+void require_right(const std::string& method, const std::optional<std::string>& wrong,
+                   const Ranks& ranks);
 
 }  // namespace kolo::bench

@@ -2,7 +2,9 @@
 
 #include <time.h>
 
+#include <stdexcept>
 #include <thread>
+#include <utility>
 
 namespace kolo::bench {
 namespace {
@@ -30,18 +32,25 @@ Seconds work(Seconds duration) {
   return used;
 }
 
+Compute make(ComputeAs as) {
+  switch (as) {
+    case ComputeAs::Sleep:
+      return {sleep, kShortestSleep};
+    case ComputeAs::Work:
+      return {work, Seconds(0)};
+  }
+  throw std::logic_error("not a way to compute");
+}
+
 }  // namespace
+
+Compute::Compute(ComputeAs as) : Compute(make(as)) {}
+
+Compute::Compute(Spend spend, Seconds shortest) : spend_(std::move(spend)), shortest_(shortest) {}
 
 void Compute::spend(Seconds portion) {
   owed_ += portion;
-  switch (as_) {
-    case ComputeAs::Sleep:
-      if (owed_ >= kShortestSleep) owed_ -= sleep(owed_);
-      break;
-    case ComputeAs::Work:
-      if (owed_ > Seconds(0)) owed_ -= work(owed_);
-      break;
-  }
+  if (owed_ > Seconds(0) && owed_ >= shortest_) owed_ -= spend_(owed_);
 }
 
 Seconds process_cpu_time() { return cpu_time(CLOCK_PROCESS_CPUTIME_ID); }

@@ -3,6 +3,7 @@
 /// Time that a layer takes, without computing anything.
 
 #include <chrono>
+#include <functional>
 
 namespace kolo::bench {
 
@@ -17,12 +18,18 @@ enum class ComputeAs {
 /// next portion.
 class Compute {
  public:
-  explicit Compute(ComputeAs as) : as_(as) {}
+  /// Takes about so long, and tells how long it was.
+  using Spend = std::function<Seconds(Seconds)>;
+
+  explicit Compute(ComputeAs as);
+  /// `spend` is not called for less than `shortest`.
+  Compute(Spend spend, Seconds shortest);
 
   void spend(Seconds portion);
 
  private:
-  ComputeAs as_;
+  Spend spend_;
+  Seconds shortest_;
   Seconds owed_{0};
 };
 

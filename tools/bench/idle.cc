@@ -3,8 +3,10 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 #include <thread>
 
+#include "bench/check.h"
 #include "bench/compute.h"
 #include "bench/reducers.h"
 #include "bench/sampling.h"
@@ -30,15 +32,37 @@ double with_nothing_submitted(Seconds window) {
   return percent_of_core([window] { std::this_thread::sleep_for(window); });
 }
 
-/// The last rank comes late; the others wait for it.
-double waiting_for_a_late_rank(Reducer& reducer, torch::Tensor tensor, Seconds window,
-                               const Ranks& ranks) {
-  ranks.barrier();
-  const bool late = ranks.rank() == ranks.size() - 1;
-  if (late) std::this_thread::sleep_for(window);
-  const double used = percent_of_core([&] { reducer.allreduce(tensor); });
-  return late ? 0 : used;
-}
+/// All-reduces to which the last rank comes late: the others wait for it.
+class LateRank {
+ public:
+  LateRank(Contender contender, Seconds window, const Ranks& ranks)
+      : name_(name_of(contender)),
+        reducer_(make_reducer(contender, ranks)),
+        window_(window),
+        ranks_(ranks) {}
+
+  double percent_of_waiting() {
+    const bool late = ranks_.rank() == ranks_.size() - 1;
+    double used = 0;
+    double value = 0;
+    const auto wrong = check_sum({&value, 1}, calls_++, ranks_.rank(), ranks_.size(), [&] {
+      torch::Tensor tensor = torch::full({1}, value);
+      ranks_.barrier();
+      if (late) std::this_thread::sleep_for(window_);
+      used = percent_of_core([&] { reducer_->allreduce(tensor); });
+      value = tensor.item<float>();
+    });
+    require_right(name_, wrong, ranks_);
+    return late ? 0 : used;
+  }
+
+ private:
+  const std::string name_;
+  const std::unique_ptr<Reducer> reducer_;
+  const Seconds window_;
+  const Ranks& ranks_;
+  std::size_t calls_ = 0;
+};
 
 }  // namespace
 
@@ -54,13 +78,12 @@ void measure_idle(const Options& options, const Ranks& ranks, Report& report) {
 
   labels = {{"state", "waiting"}};
   report.announce(labels);
-  std::vector<std::unique_ptr<Reducer>> reducers;
+  std::vector<std::unique_ptr<LateRank>> late_ranks;
   std::vector<Method> methods;
   for (const Contender contender : contenders(options)) {
-    reducers.push_back(make_reducer(contender, ranks));
-    methods.push_back({name_of(contender), [&, reducer = reducers.back().get()] {
-                         return waiting_for_a_late_rank(*reducer, torch::zeros({1}), window, ranks);
-                       }});
+    late_ranks.push_back(std::make_unique<LateRank>(contender, window, ranks));
+    methods.push_back({name_of(contender),
+                       [late = late_ranks.back().get()] { return late->percent_of_waiting(); }});
   }
   report.add(labels, "processor", "%", take_samples(methods, budget, ranks));
 }

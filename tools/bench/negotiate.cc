@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <chrono>
 #include <numeric>
-#include <stdexcept>
 
+#include "bench/check.h"
 #include "bench/sampling.h"
 #include "bench/subcommands.h"
 
@@ -21,7 +21,7 @@ class Crowd {
       : set_(process_set(members)),
         is_member_(ranks.rank() < members),
         members_(ranks.split(is_member_)) {
-    for (int i = 0; i < names; ++i) tensors_.push_back(torch::zeros({1}));
+    for (int i = 0; is_member_ && i < names; ++i) tensors_.push_back(torch::zeros({1}));
   }
 
   /// Under names that nobody has used before.
@@ -30,17 +30,16 @@ class Crowd {
   /// Under the same names as the last time.
   double known_names() { return submit(fmt::format("known.{}", set_.id())); }
 
-  void check() {
-    for (torch::Tensor& tensor : tensors_) tensor.fill_(1);
-    new_names();
-    for (torch::Tensor& tensor : tensors_) {
-      const auto sum = tensor.item<float>();
-      if (is_member_ && sum != static_cast<float>(members_.size())) {
-        throw std::runtime_error(fmt::format(
-            "kolo: a wrong result: {} ranks added 1 each, and got {}", members_.size(), sum));
-      }
-      tensor.zero_();
-    }
+  /// By the very calls that are timed then.
+  void check(const Method& method, const Ranks& ranks) {
+    std::vector<double> values(tensors_.size());
+    const auto wrong = check_calls(values, members_.rank(), members_.size(), [&] {
+      for (std::size_t i = 0; i < values.size(); ++i) tensors_[i].fill_(values[i]);
+      method.sample();
+      for (std::size_t i = 0; i < values.size(); ++i) values[i] = tensors_[i].item<float>();
+    });
+    require_right("kolo, " + method.name, wrong, ranks);
+    for (torch::Tensor& tensor : tensors_) tensor.zero_();
   }
 
  private:
@@ -73,6 +72,7 @@ class Crowd {
   const ProcessSet set_;
   const bool is_member_;
   const Ranks members_;
+  /// None where this rank is not a member.
   std::vector<torch::Tensor> tensors_;
   std::int64_t next_ = 0;
 };
@@ -96,16 +96,16 @@ void measure_negotiate(const Options& options, const Ranks& ranks, Report& repor
     const Labels labels = {{"members", members}, {"names", options.names}};
     report.announce(labels);
     Crowd crowd(members, options.names, ranks);
-    crowd.check();
     const std::vector<Method> methods = {{"new names", [&] { return crowd.new_names(); }},
                                          {"known names", [&] { return crowd.known_names(); }}};
+    for (const Method& method : methods) crowd.check(method, ranks);
     for (const Series& one :
          scaled(take_samples(methods, {.seconds = options.seconds}, ranks), 1e3)) {
       report.add({.labels = labels,
                   .method = one.method,
                   .quantity = "time",
                   .unit = "ms",
-                  .value = quartiles(one.samples)});
+                  .value = summary_of(one.samples)});
     }
   }
 }

@@ -38,6 +38,7 @@ constexpr Choices<Memory> kMemories = {{"kolo", Memory::Kolo}, {"private", Memor
 constexpr Choices<ModelName> kModels = {{"resnet18", ModelName::ResNet18},
                                         {"resnet50", ModelName::ResNet50},
                                         {"small", ModelName::Small}};
+constexpr Choices<ZeroGrad> kZeroGrads = {{"zero", ZeroGrad::Zero}, {"none", ZeroGrad::None}};
 constexpr Choices<ComputeAs> kComputeAs = {{"sleep", ComputeAs::Sleep}, {"work", ComputeAs::Work}};
 
 constexpr const char* kUsage =
@@ -47,6 +48,9 @@ constexpr const char* kUsage =
                                        blocking all-reduces of 4 B to 64 MiB
   kolorun -np 2 kolo-bench step --models resnet18 --against mpi,ddp
                                        what reducing the gradients adds to a training step
+  kolorun -np 2 kolo-bench step --zero-grad zero,none
+                                       the same for gradients that are zeroed in place, and that
+                                       are undefined before each step
   kolorun -np 2 kolo-bench step --compute 5,10,1 --compute-as sleep
                                        the same, hidden behind 10 ms of backward
   kolorun -np 32 kolo-bench negotiate  tensors that the ranks have not agreed on before
@@ -56,8 +60,15 @@ constexpr const char* kUsage =
 
 All methods run in every round, in turn first; a sample is the slowest rank's. Printed are the
 median and the quartiles of the rounds, and the ratio kolo/it of each round: Kolo's time as a part
-of the other's, below 1 where Kolo is faster. Results are checked against exact sums before anything is
-timed.
+of the other's, below 1 where Kolo is faster. --json has the tails as well: p99, and max, the
+slowest round. Of calls below 0.2 ms a sample is the mean of as many as take so long, so a single
+one that is late by 4 ms still makes it 20 times as long.
+
+The memory of step is what a rank has at most beyond its gradients, with what malloc keeps of what
+was freed, which depends on the cases before: to compare two, give each a run of its own.
+
+Results are checked against exact sums before anything is timed, by the calls that are timed then
+(idle: of every call). If one is wrong, nothing more is measured.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.
 )";
@@ -149,6 +160,7 @@ struct RawText {
   std::string dtypes;
   std::string memories;
   std::string models;
+  std::string zero_grads;
   std::string compute;
   std::string compute_as;
   std::string set_sizes;
@@ -175,6 +187,9 @@ void add_step_options(po::options_description& group, RawText& raw) {
       "Shapes of the gradients: resnet18 (62 tensors, 45 MB), resnet50 (161, 102 MB), small (1000 "
       "of "
       "1 KiB).");
+  add("zero-grad", po::value(&raw.zero_grads)->value_name("LIST")->default_value("zero"),
+      "What becomes of the gradients before each step, which is not timed: zero (filled with zeros: "
+      "LibTorch 1's default), none (undefined, so that autograd stores new ones: LibTorch 2's).");
   add("compute", po::value(&raw.compute)->value_name("FWD,BWD,OPT")->default_value("0,0,0"),
       "Milliseconds that forward, backward and optimizer take, spread over the layers.");
   add("compute-as", po::value(&raw.compute_as)->value_name("HOW")->default_value("work"),
@@ -226,7 +241,7 @@ po::options_description all_options(Subcommand subcommand, Options& o, RawText& 
   }
   add("seconds", po::value(&o.seconds)->value_name("S")->default_value(2, "2"),
       "Time for each case; slow ones take longer, because ten rounds are the least (idle: three).");
-  add("json", po::value(&raw.json)->value_name("FILE"), "Write the results, a JSON object a line.");
+  add("json", po::value(&raw.json)->value_name("FILE"), "Write the results, a JSON object a line: labels, p25, median, p75, p99, max, n (rounds).");
   add("plot", po::value(&raw.plot)->value_name("FILE.svg|png"),
       "Draw the results that --json writes. Needs Python's matplotlib.");
   add("help,h", po::bool_switch(&o.help), "Print this text.");
@@ -280,6 +295,7 @@ Options interpret(Options o, const RawText& raw) {
   o.dtypes = choice_list("--dtypes", raw.dtypes, kDtypes);
   o.memories = choice_list("--memory", raw.memories, kMemories);
   o.models = choice_list("--models", raw.models, kModels);
+  o.zero_grads = choice_list("--zero-grad", raw.zero_grads, kZeroGrads);
   if (o.subcommand == Subcommand::Step) {
     o.compute = parse_compute(raw.compute);
     o.compute_as = choice("--compute-as", raw.compute_as, kComputeAs);
@@ -337,6 +353,7 @@ std::string name_of(Contender contender) { return name_in(kContenders, contender
 std::string name_of(Dtype dtype) { return name_in(kDtypes, dtype); }
 std::string name_of(Memory memory) { return name_in(kMemories, memory); }
 std::string name_of(ModelName model) { return name_in(kModels, model); }
+std::string name_of(ZeroGrad zero_grad) { return name_in(kZeroGrads, zero_grad); }
 std::string name_of(ComputeAs as) { return name_in(kComputeAs, as); }
 
 }  // namespace kolo::bench

@@ -32,6 +32,12 @@ enum class Memory {
   Private,  ///< from anywhere
 };
 
+/// What becomes of gradients before a step.
+enum class ZeroGrad {
+  Zero,  ///< their memory is filled with zeros
+  None,  ///< they are undefined, and autograd stores new ones
+};
+
 struct ComputeTimes {
   Seconds forward{0};
   Seconds backward{0};
@@ -52,6 +58,7 @@ struct Options {
   std::vector<Memory> memories = {};
 
   std::vector<ModelName> models = {};
+  std::vector<ZeroGrad> zero_grads = {};
   ComputeTimes compute = {};
   ComputeAs compute_as = ComputeAs::Work;
 
@@ -76,6 +83,7 @@ std::string name_of(Contender contender);
 std::string name_of(Dtype dtype);
 std::string name_of(Memory memory);
 std::string name_of(ModelName model);
+std::string name_of(ZeroGrad zero_grad);
 std::string name_of(ComputeAs as);
 
 }  // namespace kolo::bench

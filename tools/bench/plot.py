@@ -13,7 +13,7 @@ except ImportError:
     sys.exit("kolo-bench-plot: Python's matplotlib is missing: install python3-matplotlib")
 
 NOT_LABELS = {"benchmark", "ranks", "method", "quantity", "unit",
-              "p25", "median", "p75", "n", "ratio"}
+              "p25", "median", "p75", "p99", "max", "n", "ratio"}
 
 
 def read(path):

@@ -17,7 +17,7 @@ namespace {
 constexpr const char* kClearLine = "\r\x1b[K";
 constexpr const char* kLabelFormat = "{:<10} ";
 constexpr const char* kRowFormat = "{:<12} {:<9} {:>11} {:>11} .. {:<11} {:>5}";
-constexpr const char* kRatioFormat = " {:>8} {:>6} .. {}";
+constexpr const char* kRatioFormat = " {:>8} {:>7} .. {}";
 
 /// mpirun gives its ranks a terminal as stdout, which has no width when mpirun itself has none; but
 /// never as stderr.
@@ -29,8 +29,9 @@ std::FILE* find_terminal() {
   return nullptr;
 }
 
-nlohmann::ordered_json to_json(const Quartiles& value) {
-  return {{"p25", value.p25}, {"median", value.median}, {"p75", value.p75}, {"n", value.n}};
+nlohmann::ordered_json to_json(const Summary& value) {
+  return {{"p25", value.p25}, {"median", value.median}, {"p75", value.p75},
+          {"p99", value.p99}, {"max", value.max},       {"n", value.n}};
 }
 
 std::string render_label(const std::string& name, const Labels& value) {
@@ -38,11 +39,13 @@ std::string render_label(const std::string& name, const Labels& value) {
   return value.is_string() ? value.get<std::string>() : value.dump();
 }
 
-/// Four digits that mean something.
+/// With three digits that mean something, or more.
 std::string render_number(double value) {
-  const double size = std::abs(value);
-  const int decimals = size >= 999.5 ? 0 : size >= 99.95 ? 1 : size >= 9.995 ? 2 : 3;
-  return fmt::format("{:.{}f}", value, decimals);
+  // From so much on, one decimal less is enough.
+  constexpr std::array<double, 5> kBounds = {0.00995, 0.0995, 9.995, 99.95, 999.5};
+  const double size = value == 0 ? 1 : std::abs(value);
+  const auto passed = std::ranges::count_if(kBounds, [size](double bound) { return size >= bound; });
+  return fmt::format("{:.{}f}", value, kBounds.size() - static_cast<std::size_t>(passed));
 }
 
 std::string render_value(double value, const std::string& unit) {
@@ -97,8 +100,8 @@ void Report::add(const Labels& labels, const std::string& quantity, const std::s
                   .method = one.method,
                   .quantity = quantity,
                   .unit = unit,
-                  .value = quartiles(one.samples)};
-    if (&one != &kolo) result.ratio = quartiles(ratios(kolo.samples, one.samples));
+                  .value = summary_of(one.samples)};
+    if (&one != &kolo) result.ratio = summary_of(ratios(kolo.samples, one.samples));
     add(result);
   }
 }
@@ -134,7 +137,7 @@ std::string table_row(const Result& result) {
   for (const auto& [name, value] : result.labels.items()) {
     row += fmt::format(kLabelFormat, render_label(name, value));
   }
-  const Quartiles& value = result.value;
+  const Summary& value = result.value;
   row += fmt::format(kRowFormat, result.method, result.quantity,
                      render_value(value.median, result.unit), render_value(value.p25, result.unit),
                      render_value(value.p75, result.unit), value.n);

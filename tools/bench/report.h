@@ -22,9 +22,9 @@ struct Result {
   std::string method;
   std::string quantity;
   std::string unit;
-  Quartiles value;
+  Summary value;
   /// Kolo's value as a part of this one, pair by pair.
-  std::optional<Quartiles> ratio;
+  std::optional<Summary> ratio;
 };
 
 /// Rank 0 writes, the others are silent.

@@ -24,11 +24,13 @@ std::vector<double> pair_by_pair(const std::vector<double>& a, const std::vector
 
 }  // namespace
 
-Quartiles quartiles(std::vector<double> samples) {
+Summary summary_of(std::vector<double> samples) {
   std::ranges::sort(samples);
   return {.p25 = at_fraction(samples, 0.25),
           .median = at_fraction(samples, 0.5),
           .p75 = at_fraction(samples, 0.75),
+          .p99 = at_fraction(samples, 0.99),
+          .max = samples.back(),
           .n = samples.size()};
 }
 

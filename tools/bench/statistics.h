@@ -1,6 +1,6 @@
 #pragma once
 
-/// What samples say, resting on nothing that a single bad one can move.
+/// What samples say: the quartiles, which no single bad one can move, and the tail, which tells of it.
 
 #include <cstddef>
 #include <string>
@@ -8,15 +8,17 @@
 
 namespace kolo::bench {
 
-struct Quartiles {
+struct Summary {
   double p25 = 0;
   double median = 0;
   double p75 = 0;
+  double p99 = 0;
+  double max = 0;
   std::size_t n = 0;
 };
 
 /// Between two samples it interpolates, as numpy.percentile does. `samples` is not empty.
-Quartiles quartiles(std::vector<double> samples);
+Summary summary_of(std::vector<double> samples);
 
 /// Pair by pair: a[i] / b[i] and a[i] - b[i], of samples that were taken side by side.
 std::vector<double> ratios(const std::vector<double>& a, const std::vector<double>& b);

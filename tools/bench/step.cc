@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
-#include <stdexcept>
+#include <optional>
 #include <utility>
 
 #include "bench/check.h"
@@ -21,18 +21,19 @@ namespace {
 /// itself.
 class Trainee {
  public:
-  Trainee(std::string name, Reducer* reducer, const SyntheticData& data, const Options& options,
-          const Ranks& ranks)
+  Trainee(std::string name, Reducer* reducer, const SyntheticData& data, ZeroGrad zero_grad,
+          const Options& options, const Ranks& ranks)
       : name_(std::move(name)),
+        zero_grad_(zero_grad),
         ranks_(ranks),
-        model_(data, options.compute, options.compute_as),
-        optimizer_(model_, options.compute, options.compute_as),
+        model_(data, options.compute, Compute(options.compute_as)),
+        optimizer_(model_, options.compute, Compute(options.compute_as)),
         training_(reducer == nullptr ? std::make_unique<Training>(optimizer_)
                                      : reducer->train(model_.parameters(), optimizer_)) {}
 
   /// Forward, backward and optimizer; the seconds that they took on this rank.
   double step() {
-    model_.zero_grad();
+    model_.zero_grad(zero_grad_);
     ranks_.barrier();
     const auto begin = std::chrono::steady_clock::now();
     training_->before_forward();
@@ -50,35 +51,39 @@ class Trainee {
     return step();
   }
 
-  /// Gradients are the ranks' averages.
-  void check() const {
-    for (std::size_t i = 0; i < model_.parameters().size(); ++i) {
-      const torch::Tensor values = model_.parameters()[i].grad().to(torch::kFloat64).contiguous();
-      const auto wrong = find_wrong(
-          {values.data_ptr<double>(), static_cast<std::size_t>(values.numel())}, ranks_.size(), i);
-      if (wrong) {
-        throw std::runtime_error(fmt::format("{}: wrong gradient {}: {}", name_, i, *wrong));
-      }
+  /// Gradients are `factor` times the averages of what the ranks contribute.
+  void check(double factor) const {
+    std::optional<std::string> wrong;
+    for (std::size_t i = 0; i < model_.parameters().size() && !wrong; ++i) {
+      const torch::Tensor values =
+          (model_.parameters()[i].grad().to(torch::kFloat64) / factor).contiguous();
+      wrong = find_wrong({values.data_ptr<double>(), static_cast<std::size_t>(values.numel())},
+                         ranks_.size(), i);
+      if (wrong) wrong = fmt::format("gradient {}: {}", i, *wrong);
     }
+    require_right(name_, wrong, ranks_);
   }
 
  private:
   std::string name_;
+  const ZeroGrad zero_grad_;
   const Ranks& ranks_;
   SyntheticModel model_;
   SyntheticOptimizer optimizer_;
   std::unique_ptr<Training> training_;
 };
 
-/// One model's shapes, with all that train it.
+/// One model's shapes and way to begin a step, with all that train it.
 class StepBench {
  public:
-  StepBench(ModelName model, const Options& options, const Ranks& ranks, Report& report)
-      : options_(options),
+  StepBench(ModelName model, ZeroGrad zero_grad, const Options& options, const Ranks& ranks,
+            Report& report)
+      : zero_grad_(zero_grad),
+        options_(options),
         ranks_(ranks),
         report_(report),
         data_(parameter_shapes(model), ranks.rank(), ranks.size()),
-        labels_({{"model", name_of(model)}}) {
+        labels_({{"model", name_of(model)}, {"zero_grad", name_of(zero_grad)}}) {
     const ComputeTimes& times = options.compute;
     if (times.forward + times.backward + times.optimizer > Seconds(0)) {
       labels_["compute"] =
@@ -89,7 +94,7 @@ class StepBench {
 
   void run() {
     report_.announce(labels_);
-    Trainee alone("alone", nullptr, data_, options_, ranks_);
+    Trainee alone("alone", nullptr, data_, zero_grad_, options_, ranks_);
     alone.warm_step();
     add_trainees();
     std::vector<Method> methods = {{"alone", [&alone] { return alone.warm_step(); }}};
@@ -115,26 +120,36 @@ class StepBench {
       const std::int64_t before = memory_use().now;
       reducers_.push_back(make_reducer(contender, ranks_));
       trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
-                                                    data_, options_, ranks_));
+                                                    data_, zero_grad_, options_, ranks_));
       // The fifth step is the first in which everybody has settled.
       for (int i = 0; i < 5; ++i) trainees_.back()->step();
       ranks_.barrier();
       const MemoryUse after = memory_use();
-      trainees_.back()->check();
+      check(*trainees_.back());
       const double beyond = static_cast<double>(after.now + after.peak_beyond_now - before) -
                             static_cast<double>(data_.bytes());
       memory_.push_back({.labels = labels_,
                          .method = name_of(contender),
                          .quantity = "memory",
                          .unit = "bytes",
-                         .value = quartiles({ranks_.max(beyond)})});
+                         .value = summary_of({ranks_.max(beyond)})});
     }
   }
 
+  /// A step with other gradients than the steps before, so that nothing old passes.
+  void check(Trainee& trainee) {
+    constexpr double kFactor = 2;
+    data_.scale(kFactor);
+    trainee.step();
+    trainee.check(kFactor);
+    data_.scale(1 / kFactor);
+  }
+
+  const ZeroGrad zero_grad_;
   const Options& options_;
   const Ranks& ranks_;
   Report& report_;
-  const SyntheticData data_;
+  SyntheticData data_;
   Labels labels_;
   std::vector<std::unique_ptr<Reducer>> reducers_;
   std::vector<std::unique_ptr<Trainee>> trainees_;
@@ -145,7 +160,11 @@ class StepBench {
 }  // namespace
 
 void measure_step(const Options& options, const Ranks& ranks, Report& report) {
-  for (const ModelName model : options.models) StepBench(model, options, ranks, report).run();
+  for (const ModelName model : options.models) {
+    for (const ZeroGrad zero_grad : options.zero_grads) {
+      StepBench(model, zero_grad, options, ranks, report).run();
+    }
+  }
 }
 
 }  // namespace kolo::bench

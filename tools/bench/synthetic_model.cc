@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <memory>
+#include <utility>
 
 #include "bench/check.h"
 
@@ -47,14 +48,19 @@ SyntheticData::SyntheticData(const std::vector<Shape>& shapes, int rank, int ran
   }
 }
 
+void SyntheticData::scale(double factor) {
+  for (torch::Tensor& gradient : gradients_) gradient.mul_(factor);
+}
+
 std::size_t SyntheticData::bytes() const {
   std::size_t sum = 0;
   for (const torch::Tensor& gradient : gradients_) sum += gradient.nbytes();
   return sum;
 }
 
-SyntheticModel::SyntheticModel(const SyntheticData& data, const ComputeTimes& times, ComputeAs as)
-    : data_(data), times_(times), compute_(as) {
+SyntheticModel::SyntheticModel(const SyntheticData& data, const ComputeTimes& times,
+                               Compute compute)
+    : data_(data), times_(times), compute_(std::move(compute)) {
   for (const torch::Tensor& values : data.values()) {
     parameters_.push_back(values.detach().requires_grad_());
   }
@@ -75,15 +81,25 @@ torch::Tensor SyntheticModel::forward() {
   return activation;
 }
 
-void SyntheticModel::zero_grad() {
+void SyntheticModel::zero_grad(ZeroGrad how) {
   for (torch::Tensor& parameter : parameters_) {
-    if (parameter.grad().defined()) parameter.mutable_grad().zero_();
+    torch::Tensor& gradient = parameter.mutable_grad();
+    switch (how) {
+      case ZeroGrad::Zero:
+        if (gradient.defined()) gradient.zero_();
+        break;
+      case ZeroGrad::None:
+        gradient.reset();
+        break;
+    }
   }
 }
 
 SyntheticOptimizer::SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times,
-                                       ComputeAs as)
-    : torch::optim::SGD(model.parameters(), /*lr=*/0.1), time_(times.optimizer), compute_(as) {}
+                                       Compute compute)
+    : torch::optim::SGD(model.parameters(), /*lr=*/0.1),
+      time_(times.optimizer),
+      compute_(std::move(compute)) {}
 
 torch::Tensor SyntheticOptimizer::step(LossClosure /*closure*/) {
   compute_.spend(time_);

@@ -19,6 +19,9 @@ class SyntheticData {
   /// Gradients are `ranks` times the contributions of check.h, so that means are exact.
   SyntheticData(const std::vector<Shape>& shapes, int rank, int ranks);
 
+  /// Multiplies the gradients, also of models that have begun.
+  void scale(double factor);
+
   const std::vector<torch::Tensor>& gradients() const { return gradients_; }
   const std::vector<torch::Tensor>& values() const { return values_; }
   /// Of the gradients.
@@ -31,14 +34,15 @@ class SyntheticData {
 
 class SyntheticModel {
  public:
-  SyntheticModel(const SyntheticData& data, const ComputeTimes& times, ComputeAs as);
+  /// `times` are spread evenly over the layers, of which each parameter is one.
+  SyntheticModel(const SyntheticData& data, const ComputeTimes& times, Compute compute);
 
   const std::vector<torch::Tensor>& parameters() const { return parameters_; }
 
   /// The loss: its backward() adds to the gradients.
   torch::Tensor forward();
 
-  void zero_grad();
+  void zero_grad(ZeroGrad how);
 
  private:
   const SyntheticData& data_;
@@ -50,7 +54,7 @@ class SyntheticModel {
 /// Takes its time, and leaves the parameters as they are.
 class SyntheticOptimizer : public torch::optim::SGD {
  public:
-  SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times, ComputeAs as);
+  SyntheticOptimizer(const SyntheticModel& model, const ComputeTimes& times, Compute compute);
 
   torch::Tensor step(LossClosure closure = nullptr) override;
 
