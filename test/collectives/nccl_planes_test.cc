@@ -126,7 +126,7 @@ class Part {
     const Rank& rank = program_.rank;
     const std::size_t before = seed_ % 3 * element();
     const bool in_plane = (seed_++ * 7 + static_cast<unsigned>(rank.rank)) % 3 != 0;
-    const auto memory = in_plane ? rank.plane.allocate(DeviceType::Cuda, bytes + before)
+    const auto memory = in_plane ? rank.plane.allocate(DeviceType::Cuda, bytes + before).value()
                                  : gpus::cuda_memory(rank.device, bytes + before);
     return {memory, memory.get() + before};
   }

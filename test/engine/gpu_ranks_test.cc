@@ -110,8 +110,8 @@ TEST_P(GpuRanksTest, AreDoneBeforeTheGpuIs) {
 TEST_P(GpuRanksTest, PacksAPlansGroup) {
   run(3, [](Context& context, int rank, std::barrier<>&) {
     UserStream stream(rank);
-    const auto group = context.allocate(DeviceType::Cuda, 200 * sizeof(float));
-    const auto apart = context.allocate(DeviceType::Cuda, 100 * sizeof(float));
+    const auto group = context.allocate(DeviceType::Cuda, 200 * sizeof(float)).value();
+    const auto apart = context.allocate(DeviceType::Cuda, 100 * sizeof(float)).value();
     Bytes result(200 * sizeof(float));
     for (int step = 0; step < 4; ++step) {
       stream.dawdle(milliseconds(5));
