@@ -64,7 +64,7 @@ struct Collective {
   std::vector<std::int64_t> splits;
   /// Of these three kinds it stays as it is.
   const void* input = nullptr;
-  /// Cuda Reducescatter with a `prescale`: memory for `count` elements in between.
+  /// Cuda Reducescatter, a Product with a `prescale`: memory for `count` elements in between.
   void* scratch = nullptr;
 
   /// `count` elements: the sum of `counts` where there are any.

@@ -93,7 +93,8 @@ Status Group::make_output(Collective& collective, DataPlane& plane) {
   describe_rows(request, rows, collective);
   if (request.kind == CollectiveKind::Reducescatter) {
     rows = {rows[static_cast<std::size_t>(collective.member)]};
-    const bool scaled_first = on_gpu() && request.prescale != 1.0;
+    const bool scaled_first =
+        on_gpu() && request.op == ReduceOp::Product && request.prescale != 1.0;
     if (scaled_first) {
       if (Status s = allocate(plane, collective.count, scratch); !s.ok()) return s;
     }
