@@ -4,6 +4,7 @@
 #include <semaphore>
 
 #include "gpu_ranks_fixture.h"
+#include "timeline/trace_reader.h"
 
 namespace kolo::core {
 namespace {
@@ -59,6 +60,41 @@ TEST_P(GpuRanksTest, WithATimeline) {
         programs::run_in_random_order(context, programs::world(context), 40, 5, some_to_gpu);
       },
       [&](Job& job) { job.config.timeline = file; });
+}
+
+// The host is through with an operation long before the GPU begins.
+TEST_P(GpuRanksTest, ATimelineHasTheGpusTimes) {
+  const TemporaryPath file;
+  run(
+      2,
+      [](Context& context, int rank, std::barrier<>&) {
+        Timeline& timeline = *context.timeline();
+        const Timeline::Track track = timeline.add_track("test");
+        UserStream stream(rank);
+        std::binary_semaphore gate(0);
+        stream.call([&gate] { gate.acquire(); });
+        const Tensor tensor(context, stream, "late", 1);
+        const Status status = tensor.work->wait();
+        std::this_thread::sleep_for(milliseconds(20));
+        timeline.instant(track, "open", Clock::now());
+        gate.release();
+        ASSERT_TRUE(status.ok()) << status.message();
+        stream.wait_for(*tensor.work->outcome().finished);
+        stream.finish();
+      },
+      [&](Job& job) { job.config.timeline = file.string(); });
+  const std::vector<Json> events = read_events(file.string());
+  for (int rank = 0; rank < 2; ++rank) {
+    const auto time_of = [&](std::string_view name) {
+      for (const Json& event : events) {
+        if (event["pid"] == rank && event["name"] == name) return event["ts"].get<double>();
+      }
+      ADD_FAILURE() << "rank " << rank << " has no " << name;
+      return 0.0;
+    };
+    constexpr double kRounding = 1000;
+    EXPECT_GE(time_of("reduce") + kRounding, time_of("open")) << "rank " << rank;
+  }
 }
 
 // ---- in the GPU's time ----
