@@ -125,9 +125,9 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
   std::uint64_t bytes = 0;
   const bool overflows = c10::safe_multiplies_u64(sizes, &bytes) ||
                          c10::mul_overflows(bytes, options.dtype().itemsize(), &bytes);
-  const core::Result<std::shared_ptr<void>> memory =
-      overflows ? core::Status::error("its size overflows")
-                : detail::allocate(context, device, bytes);
+  const core::Result<std::shared_ptr<void>> memory = overflows
+                                                         ? core::Status::error("its size overflows")
+                                                         : detail::allocate(context, device, bytes);
   if (!memory.ok()) {
     throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes, ": ",
                          memory.status().message()));

@@ -213,7 +213,8 @@ Status Executor::start_operation(const Members& members, Group& group) {
   }
   if (!group.on_gpu()) group.pack();
   group.times.packed = Clock::now();
-  const Result<Collective> collective = group.describe(members, plane_, /*timed=*/trace_ != nullptr);
+  const Result<Collective> collective =
+      group.describe(members, plane_, /*timed=*/trace_ != nullptr);
   if (!collective.ok()) return collective.status();
   StartedOperation operation = plane_.start(collective.value());
   if (!operation.ok()) return operation.status();

@@ -122,9 +122,10 @@ TEST_P(GpuRanksTest, OneRunsOutOfMemory) {
   const std::vector<Recipe> recipes = {
       {.kind = CollectiveKind::Allgather, .device = DeviceType::Cuda, .count = 9},
       {.device = DeviceType::Cuda, .count = 9}};
-  const auto says_why = AllOf(
-      HasSubstr("rank 1 has failed: ncclMemAlloc of "), HasSubstr(" bytes of GPU 1: unhandled cuda"),
-      HasSubstr("NCCL's last error: ncclMemAlloc fails because a test wants it to"));
+  const auto says_why =
+      AllOf(HasSubstr("rank 1 has failed: ncclMemAlloc of "),
+            HasSubstr(" bytes of GPU 1: unhandled cuda"),
+            HasSubstr("NCCL's last error: ncclMemAlloc fails because a test wants it to"));
   for (const Recipe& recipe : recipes) {
     run(
         2,

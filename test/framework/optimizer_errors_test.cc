@@ -156,9 +156,9 @@ TEST_F(OptimizerErrorsTest, NoMemoryForGradientsOnARank) {
   constexpr std::int64_t kTooMany = std::int64_t{1} << 50;
   // The parameter itself needs none.
   Names names;
-  names.insert("huge", torch::zeros({1}, there())
-                           .expand({kolo::rank() == 1 ? kTooMany : 1})
-                           .requires_grad_());
+  names.insert(
+      "huge",
+      torch::zeros({1}, there()).expand({kolo::rank() == 1 ? kTooMany : 1}).requires_grad_());
   torch::optim::SGD inner({names["huge"]}, 0.1);
   expect_error([&] { DistributedOptimizer(inner, names); },
                {"on rank 1: ", "not enough memory for gradients: ",
