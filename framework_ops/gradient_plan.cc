@@ -43,11 +43,13 @@ GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
     const auto element = static_cast<std::int64_t>(core::size_of(planned.dtype));
     const auto bytes = static_cast<std::size_t>(planned.elements * element);
     const torch::Tensor& first = parameters[planned.slots.front().tensor];
-    const std::shared_ptr<void> memory = detail::allocate(context, first.device(), bytes);
-    if (memory == nullptr) {
-      throw Error(c10::str("DistributedOptimizer: not enough memory for ", bytes,
-                           " bytes of gradients"));
+    const core::Result<std::shared_ptr<void>> allocated =
+        detail::allocate(context, first.device(), bytes);
+    if (!allocated.ok()) {
+      throw Error(c10::str("DistributedOptimizer: not enough memory for gradients: ",
+                           allocated.status().message()));
     }
+    const std::shared_ptr<void>& memory = allocated.value();
     Group group{.buffer =
                     detail::tensor_in(memory, 0, {planned.elements}, options_of_gradient(first))};
     group.buffer.zero_();

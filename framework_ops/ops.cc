@@ -125,12 +125,14 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
   std::uint64_t bytes = 0;
   const bool overflows = c10::safe_multiplies_u64(sizes, &bytes) ||
                          c10::mul_overflows(bytes, options.dtype().itemsize(), &bytes);
-  std::shared_ptr<void> memory;
-  if (!overflows) memory = detail::allocate(context, device, bytes);
-  if (memory == nullptr) {
-    throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes));
+  const core::Result<std::shared_ptr<void>> memory = overflows
+                                                         ? core::Status::error("its size overflows")
+                                                         : detail::allocate(context, device, bytes);
+  if (!memory.ok()) {
+    throw Error(c10::str("kolo::empty(): there is no memory for a tensor of ", sizes, ": ",
+                         memory.status().message()));
   }
-  return detail::tensor_in(memory, 0, sizes, options.device(device));
+  return detail::tensor_in(memory.value(), 0, sizes, options.device(device));
 }
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {

@@ -52,13 +52,10 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
     gradients_.emplace_back(tensor, gradients_.size());
   }
   if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
+  if (refusal.empty() && !alone_) refusal = make_first_plan();
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
                                     detail::describe(parameters, options), refusal,
                                     options.process_set);
-  if (!alone_) {
-    tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
-    adopt(tuning_->first_groups());
-  }
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -68,6 +65,17 @@ std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
   std::vector<torch::Tensor> parameters;
   for (const RoundGradient& gradient : gradients_) parameters.push_back(gradient.parameter());
   return parameters;
+}
+
+/// Why there is no memory for one; empty when there is.
+std::string DistributedOptimizer::Reducer::make_first_plan() {
+  tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
+  try {
+    adopt(tuning_->first_groups());
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
 }
 
 /// Gradients move to the memory of a plan of these groups.

@@ -115,6 +115,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   };
 
   std::vector<torch::Tensor> tensors() const;
+  std::string make_first_plan();
   void adopt(const core::Grouping& groups);
   void require_plan() const;
 

@@ -44,10 +44,11 @@ class Dropped {
 
 }  // namespace
 
-std::shared_ptr<void> allocate(const std::shared_ptr<core::Context>& context, torch::Device device,
-                               std::size_t bytes) {
-  std::shared_ptr<std::byte> memory = context->allocate(to_core(device), bytes);
-  return memory == nullptr ? nullptr : droppable(context, device, std::move(memory));
+core::Result<std::shared_ptr<void>> allocate(const std::shared_ptr<core::Context>& context,
+                                             torch::Device device, std::size_t bytes) {
+  core::Result<std::shared_ptr<std::byte>> memory = context->allocate(to_core(device), bytes);
+  if (!memory.ok()) return memory.status();
+  return droppable(context, device, std::move(memory).value());
 }
 
 std::shared_ptr<void> droppable(const std::shared_ptr<core::Context>& context, torch::Device device,

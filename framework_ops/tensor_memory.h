@@ -14,9 +14,9 @@
 namespace kolo::detail {
 
 /// Memory of the device on which collectives are fastest; may be dropped while the device still
-/// works on it, as LibTorch's own. Null when there is not enough.
-std::shared_ptr<void> allocate(const std::shared_ptr<core::Context>& context, torch::Device device,
-                               std::size_t bytes);
+/// works on it, as LibTorch's own.
+core::Result<std::shared_ptr<void>> allocate(const std::shared_ptr<core::Context>& context,
+                                             torch::Device device, std::size_t bytes);
 
 /// Memory of the core's that may be dropped like that. The streams that are current here and where
 /// it is dropped count as its users; for another one LibTorch's rule holds: what uses it there must

@@ -94,7 +94,7 @@ void Context::inform(const std::string& message) { logger_->info("{}", message);
 
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
-std::shared_ptr<std::byte> Context::allocate(DeviceType device, std::size_t bytes) {
+Result<std::shared_ptr<std::byte>> Context::allocate(DeviceType device, std::size_t bytes) {
   if (device == DeviceType::Cuda) retired_.sweep();
   return planes_.data->allocate(device, bytes);
 }

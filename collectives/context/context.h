@@ -78,9 +78,9 @@ class Context {
   void inform(const std::string& message);
   void warn(const std::string& message);
 
-  /// Memory of the host, or of this rank's GPU, aligned for all planes. It may outlive the Context. Null when there is not enough of
-  /// it. Thread-safe.
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes);
+  /// Memory of the host, or of this rank's GPU, aligned for all planes. It may outlive the Context.
+  /// Thread-safe.
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes);
 
   /// Lets go of memory of this rank's GPU once that has come to these moments, some time later.
   /// Thread-safe.

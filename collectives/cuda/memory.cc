@@ -1,10 +1,12 @@
 #include "cuda/memory.h"
 
+#include <fmt/format.h>
 #include <nccl.h>
 
 #include <algorithm>
 #include <iterator>
 
+#include "cuda/check.h"
 #include "cuda/stream.h"
 
 namespace kolo::core::cuda {
@@ -23,19 +25,23 @@ Memory::~Memory() {
   free_released([](const Block&) { return true; });
 }
 
-std::shared_ptr<std::byte> Memory::allocate(std::size_t bytes) {
+Result<std::shared_ptr<std::byte>> Memory::allocate(std::size_t bytes) {
   const DeviceGuard guard(device_);
-  if (!guard.status().ok()) return nullptr;
+  if (!guard.status().ok()) return guard.status();
   const std::size_t size = std::max(bytes, std::size_t{1});
   void* memory = nullptr;
-  if (ncclMemAlloc(&memory, size) != ncclSuccess) return nullptr;
+  const Status status =
+      check(ncclMemAlloc(&memory, size),
+            fmt::format("ncclMemAlloc of {} bytes of GPU {}", size, device_), nullptr);
+  if (!status.ok()) return status;
   std::unique_ptr<std::byte, decltype(&free_memory)> owned(static_cast<std::byte*>(memory),
                                                            free_memory);
   {
     const std::lock_guard lock(mutex_);
     blocks_[owned.get()] = {owned.get(), size};
   }
-  return {owned.release(), [self = shared_from_this()](std::byte* begin) { self->release(begin); }};
+  return std::shared_ptr<std::byte>(
+      owned.release(), [self = shared_from_this()](std::byte* begin) { self->release(begin); });
 }
 
 void Memory::release(std::byte* begin) noexcept {

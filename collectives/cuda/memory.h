@@ -9,6 +9,8 @@
 #include <mutex>
 #include <optional>
 
+#include "base/status.h"
+
 namespace kolo::core::cuda {
 
 /// Blocks of one GPU's memory. Communicators may know a block, and only who works with these can
@@ -24,9 +26,8 @@ class Memory : public std::enable_shared_from_this<Memory> {
   static std::shared_ptr<Memory> of_device(int device);
   ~Memory();
 
-  /// Null when there is not enough. Who lets go of it has seen to it that the GPU is done with it.
-  /// It keeps this object alive.
-  std::shared_ptr<std::byte> allocate(std::size_t bytes);
+  /// Who lets go of it has seen to it that the GPU is done with it. It keeps this object alive.
+  Result<std::shared_ptr<std::byte>> allocate(std::size_t bytes);
 
   /// The block that an address lies in.
   std::optional<Block> find(const void* address);

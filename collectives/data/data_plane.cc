@@ -1,5 +1,7 @@
 #include "data/data_plane.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <numeric>
@@ -11,11 +13,18 @@ constexpr std::size_t kAlignment = 64;
 
 }  // namespace
 
-std::shared_ptr<std::byte> allocate_memory(std::size_t bytes) {
+Result<std::shared_ptr<std::byte>> allocate_memory(std::size_t bytes) {
   // A multiple of the alignment, and not 0.
   const std::size_t size =
       (std::max(bytes, std::size_t{1}) + kAlignment - 1) / kAlignment * kAlignment;
-  return {static_cast<std::byte*>(std::aligned_alloc(kAlignment, size)), std::free};
+  auto* const memory = static_cast<std::byte*>(std::aligned_alloc(kAlignment, size));
+  if (memory == nullptr) return Status::error(fmt::format("no memory for {} bytes", bytes));
+  return std::shared_ptr<std::byte>(memory, std::free);
+}
+
+Result<std::shared_ptr<std::byte>> DataPlane::allocate(DeviceType device, std::size_t bytes) {
+  if (device == DeviceType::Cpu) return allocate_memory(bytes);
+  return Status::error(fmt::format("no data plane has memory of {}", to_string(device)));
 }
 
 std::int64_t input_count(const Collective& collective) {

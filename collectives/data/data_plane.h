@@ -64,7 +64,7 @@ struct Collective {
   std::vector<std::int64_t> splits;
   /// Of these three kinds it stays as it is.
   const void* input = nullptr;
-  /// Cuda Reducescatter with a `prescale`: memory for `count` elements in between.
+  /// Cuda Reducescatter, a Product with a `prescale`: memory for `count` elements in between.
   void* scratch = nullptr;
 
   /// `count` elements: the sum of `counts` where there are any.
@@ -110,9 +110,8 @@ class Operation {
 
 using StartedOperation = Result<std::unique_ptr<Operation>>;
 
-/// Memory of this process, aligned for every dtype and vector register. Null when there is not
-/// enough.
-std::shared_ptr<std::byte> allocate_memory(std::size_t bytes);
+/// Memory of this process, aligned for every dtype and vector register.
+Result<std::shared_ptr<std::byte>> allocate_memory(std::size_t bytes);
 
 /// Used by one thread at a time. Any number of operations may be in flight.
 class DataPlane {
@@ -123,10 +122,8 @@ class DataPlane {
   virtual StartedOperation start(const Collective& collective) = 0;
 
   /// Memory of the device on which collectives are fastest; unless a plane knows better, any of the
-  /// host. It may outlive the plane. Null when there is not enough. Thread-safe.
-  virtual std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) {
-    return device == DeviceType::Cpu ? allocate_memory(bytes) : nullptr;
-  }
+  /// host. It may outlive the plane. Thread-safe.
+  virtual Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes);
 
   /// Whether members of an all-reduce on the CPU among these ranks can decline it.
   virtual bool carries_declines(const std::vector<int>& /*ranks*/) const { return false; }

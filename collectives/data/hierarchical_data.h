@@ -68,7 +68,7 @@ class HierarchicalDataPlane final : public DataPlane {
   /// One that is destroyed before it is Done fails on the members of its host, unless they are Done
   /// before they hear of it. Those of other hosts hear of it as the far plane's operations do.
   StartedOperation start(const Collective& collective) override;
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes) override {
     return near_->allocate(device, bytes);
   }
   bool rings() const override { return near_->rings() && far_->rings(); }

@@ -10,15 +10,39 @@
 namespace kolo::core {
 namespace {
 
-/// Whether a factor keeps the dtype's precision.
-bool is_normal(double factor, DataType dtype) {
+/// The factors that keep the dtype's precision, by their magnitude.
+struct Normal {
+  double smallest;
+  double largest;
+};
+
+Normal normal_factors(DataType dtype) {
+  if (dtype == DataType::Float16) return {.smallest = 6.103515625e-05, .largest = 65504};
+  if (dtype == DataType::Float64) {
+    return {std::numeric_limits<double>::min(), std::numeric_limits<double>::max()};
+  }
+  return {std::numeric_limits<float>::min(), std::numeric_limits<float>::max()};
+}
+
+/// The sum of all inputs, times a factor.
+NcclReduction scaled_sum(double factor, const Collective& collective) {
+  if (factor == 1.0) return {.op = ncclSum};
+  const Normal normal = normal_factors(collective.dtype);
   const double magnitude = std::abs(factor);
-  if (dtype == DataType::Float64) return std::isnormal(factor);
-  const bool is_half = dtype == DataType::Float16;
-  constexpr double kSmallestHalf = 6.103515625e-05;
-  constexpr double kLargestHalf = 65504;
-  return magnitude >= (is_half ? kSmallestHalf : double{std::numeric_limits<float>::min()}) &&
-         magnitude <= (is_half ? kLargestHalf : double{std::numeric_limits<float>::max()});
+  if (magnitude < normal.smallest) {
+    // A mean does not overflow.
+    return {.op = ncclAvg, .scale_after = factor * static_cast<double>(collective.ranks.size())};
+  }
+  if (magnitude <= normal.largest) return {.factor = factor};
+  return {.op = ncclSum, .scale_after = factor};
+}
+
+/// The result is an input: all factors can be applied to it, of which a negative one makes the
+/// largest the smallest.
+NcclReduction scaled_extreme(const Collective& collective) {
+  const bool largest = (collective.op == ReduceOp::Max) == (collective.prescale >= 0);
+  return {.op = largest ? ncclMax : ncclMin,
+          .scale_after = collective.prescale * collective.postscale};
 }
 
 }  // namespace
@@ -51,32 +75,19 @@ NcclType nccl_type(DataType dtype) {
 NcclReduction nccl_reduction(const Collective& collective) {
   const bool is_bool = collective.dtype == DataType::Bool;
   const double scale = collective.prescale * collective.postscale;
-  const NcclReduction unscaled{.scale_before = collective.prescale,
-                               .scale_after = collective.postscale};
-  const auto scaled_by = [&](double factor, ncclRedOp_t op) {
-    // Beyond what the dtype can hold, the factors are those of the kernel that packs.
-    NcclReduction scaled = unscaled;
-    scaled.op = op;
-    return is_normal(factor, collective.dtype) ? NcclReduction{.factor = factor} : scaled;
-  };
-  NcclReduction reduction = unscaled;
   switch (collective.op) {
     case ReduceOp::Sum:
-      if (is_bool) return {.op = ncclMax};
-      if (scale == 1.0) return {.op = ncclSum};
-      return scaled_by(scale, ncclSum);
+      return is_bool ? NcclReduction{.op = ncclMax} : scaled_sum(scale, collective);
     case ReduceOp::Average:
       if (scale == 1.0) return {.op = ncclAvg};
-      return scaled_by(scale / static_cast<double>(collective.ranks.size()), ncclAvg);
+      return scaled_sum(scale / static_cast<double>(collective.ranks.size()), collective);
     case ReduceOp::Min:
-      reduction.op = ncclMin;
-      return reduction;
     case ReduceOp::Max:
-      reduction.op = ncclMax;
-      return reduction;
+      return scaled_extreme(collective);
     case ReduceOp::Product:
-      reduction.op = is_bool ? ncclMin : ncclProd;
-      return reduction;
+      return {.op = is_bool ? ncclMin : ncclProd,
+              .scale_before = collective.prescale,
+              .scale_after = collective.postscale};
   }
   std::abort();
 }

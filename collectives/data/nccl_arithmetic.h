@@ -22,7 +22,8 @@ struct NcclType {
 NcclType nccl_type(DataType dtype);
 
 /// How NCCL does an all-reduce: the factors that it can apply itself are in the reduction, the
-/// others are left to who packs and unpacks.
+/// others are left to who packs and unpacks. NCCL rounds what it adds and multiplies to the dtype,
+/// so factors go where nothing overflows on its way that the result would not: but for products.
 struct NcclReduction {
   ncclRedOp_t op = ncclSum;
   /// Of each input, in the reduction itself (`op` is then to be made from it).

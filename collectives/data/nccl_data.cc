@@ -49,8 +49,8 @@ const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& 
   return channels_.emplace(key, std::move(channel)).first->second;
 }
 
-std::shared_ptr<std::byte> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
-  return device == DeviceType::Cuda ? memory_->allocate(bytes) : nullptr;
+Result<std::shared_ptr<std::byte>> NcclDataPlane::allocate(DeviceType device, std::size_t bytes) {
+  return device == DeviceType::Cuda ? memory_->allocate(bytes) : DataPlane::allocate(device, bytes);
 }
 
 bool NcclDataPlane::rings() const {

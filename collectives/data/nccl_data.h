@@ -45,7 +45,7 @@ class NcclDataPlane final : public DataPlane {
 
   /// An operation that is destroyed before it is Done aborts its channel, on all members.
   StartedOperation start(const Collective& collective) override;
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes) override;
   /// Nothing rings: neither NCCL nor the GPU.
   bool rings() const override;
   void drain() override;

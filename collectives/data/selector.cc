@@ -62,9 +62,11 @@ void SelectingDataPlane::end_channel(ChannelId channel) {
   for (const Choice& choice : planes_) choice.plane->end_channel(channel);
 }
 
-std::shared_ptr<std::byte> SelectingDataPlane::allocate(DeviceType device, std::size_t bytes) {
+Result<std::shared_ptr<std::byte>> SelectingDataPlane::allocate(DeviceType device,
+                                                                std::size_t bytes) {
   const auto route = std::ranges::find(routes_, device, &Route::device);
-  return route == routes_.end() ? nullptr : planes_[route->plane].plane->allocate(device, bytes);
+  if (route == routes_.end()) return DataPlane::allocate(device, bytes);
+  return planes_[route->plane].plane->allocate(device, bytes);
 }
 
 bool SelectingDataPlane::carries_declines(const std::vector<int>& ranks) const {

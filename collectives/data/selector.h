@@ -41,7 +41,7 @@ class SelectingDataPlane final : public DataPlane {
                      std::vector<int> host_ranks, bool rings);
 
   StartedOperation start(const Collective& collective) override;
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes) override;
   bool carries_declines(const std::vector<int>& ranks) const override;
   void end_channel(ChannelId channel) override;
   bool rings() const override;

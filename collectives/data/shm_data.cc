@@ -31,10 +31,11 @@ ShmDataPlane::ShmDataPlane(std::shared_ptr<shm::Host> host, const ShmDataOptions
       exchange_(host_),
       stages_(host_->own(), static_cast<std::size_t>(kStagedChunks * options_.chunk_bytes)) {}
 
-std::shared_ptr<std::byte> ShmDataPlane::allocate(DeviceType device, std::size_t bytes) {
-  if (device != DeviceType::Cpu) return nullptr;
-  std::shared_ptr<std::byte> memory = host_->own().allocate(bytes);
-  return memory != nullptr ? memory : allocate_memory(bytes);
+Result<std::shared_ptr<std::byte>> ShmDataPlane::allocate(DeviceType device, std::size_t bytes) {
+  if (device == DeviceType::Cpu) {
+    if (std::shared_ptr<std::byte> memory = host_->own().allocate(bytes)) return memory;
+  }
+  return DataPlane::allocate(device, bytes);
 }
 
 StartedOperation ShmDataPlane::start(const Collective& collective) {

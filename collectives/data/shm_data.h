@@ -44,7 +44,7 @@ class ShmDataPlane final : public DataPlane {
   /// any more: what would, fails.
   StartedOperation start(const Collective& collective) override;
   /// In the arena, as long as there is room.
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override;
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes) override;
   bool carries_declines(const std::vector<int>& /*ranks*/) const override { return true; }
   bool rings() const override { return true; }
 

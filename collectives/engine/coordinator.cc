@@ -34,11 +34,11 @@ constexpr auto kLongestSleep = milliseconds(5);
 
 /// What `work` gives, or an error when there is not enough memory for it.
 template <typename Work>
-auto within_memory(int rank, Work&& work) -> decltype(work()) {
+auto within_memory(Work&& work) -> decltype(work()) {
   try {
     return work();
   } catch (const std::bad_alloc&) {
-    return Status::error(fmt::format("rank {} is out of memory", rank));
+    return Status::error("out of memory");
   }
 }
 
@@ -87,11 +87,11 @@ Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
   if (!baton_->take_if_idle()) return {};
   const DefaultArithmetic arithmetic;
   Result<Executor::RunNow> ran =
-      within_memory(rank_, [&] { return sets_.run_now(allreduce, crowded_ ? 1 : kLooksAtOnce); });
+      within_memory([&] { return sets_.run_now(allreduce, crowded_ ? 1 : kLooksAtOnce); });
   if (!ran.ok()) {
     // It may be the consequence of a leave, which has been told before.
     const Result<bool> told = receive();
-    if (!told.ok() || !executor_.failure_is_moot()) fail(ran.status().message(), /*tell_others=*/true);
+    if (!told.ok() || !executor_.failure_is_moot()) fail_all(ran.status().message());
   } else if (ran.value().state == Executor::RunNow::State::Late) {
     ran.value().work->work_with(baton_);
     run(ran.value().work.get());
@@ -135,8 +135,8 @@ void Coordinator::run(const Work* awaited) noexcept {
   const DefaultArithmetic arithmetic;
   Clock::time_point idle_since = now_ = Clock::now();
   while (!finished() && !baton_->recalled()) {
-    const Result<bool> moved = within_memory(rank_, [this] { return advance(); });
-    if (!moved.ok()) fail(moved.status().message(), /*tell_others=*/true);
+    const Result<bool> moved = within_memory([this] { return advance(); });
+    if (!moved.ok()) fail_all(moved.status().message());
     if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
       idle_since = now_ = Clock::now();
@@ -323,8 +323,8 @@ Status Coordinator::handle(int /*source*/, const AllLeft& all_left) {
   return {};
 }
 
-Status Coordinator::handle(int source, const Failure& failure) {
-  fail(fmt::format("rank {} has failed: {}", source, failure.reason), /*tell_others=*/false);
+Status Coordinator::handle(int /*source*/, const Failure& failure) {
+  fail(failure.reason);
   return {};
 }
 
@@ -379,15 +379,21 @@ Status Coordinator::send(int destination, const Message& message) {
   return control_.send(destination, encode(message));
 }
 
+/// What has failed here fails everywhere, in the same words.
+void Coordinator::fail_all(const std::string& reason) {
+  const Failure failure{fmt::format("rank {} has failed: {}", rank_, reason)};
+  for (int rank = 0; failure_.empty() && rank < control_.topology().size; ++rank) {
+    // Best effort: the plane that would carry the news may be what has failed.
+    if (rank != rank_) (void)send(rank, failure);
+  }
+  fail(failure.reason);
+}
+
 /// The first failure wins, and lasts.
-void Coordinator::fail(const std::string& reason, bool tell_others) {
+void Coordinator::fail(const std::string& reason) {
   if (failure_.empty()) {
     failure_ = reason;
     logger_.error("{}", reason);
-    for (int rank = 0; tell_others && rank < control_.topology().size; ++rank) {
-      // Best effort: the plane that would carry the news may be what has failed.
-      if (rank != rank_) (void)send(rank, Failure{reason});
-    }
   }
   sets_.end(failure_);
   executor_.fail(failure_);

@@ -118,7 +118,8 @@ class Coordinator final : private Baton::Holder {
   Result<bool> release_members();
   Status report_stalls();
   Status send(int destination, const Message& message);
-  void fail(const std::string& reason, bool tell_others);
+  void fail_all(const std::string& reason);
+  void fail(const std::string& reason);
   bool expecting() const;
   void sleep(Clock::duration idle, bool gives_way);
 

@@ -200,17 +200,24 @@ Status Executor::start(Channel& channel, Group waiting) {
   channel.buffer_bytes_in_flight += waiting.buffer_bytes();
   Group& group = channel.in_flight.emplace_back(std::move(waiting));
   group.times.started = Clock::now();
+  Status status = start_operation(channel.members, group);
+  if (!status.ok()) failed_ = {channel.members.channel, group.sequence};
+  return status;
+}
+
+Status Executor::start_operation(const Members& members, Group& group) {
   if (group.plan.fused()) {
-    group.buffer = buffers(group.request().device).take(group.plan.bytes);
+    Result<FusionBuffer> buffer = buffers(group.request().device).take(group.plan.bytes);
+    if (!buffer.ok()) return buffer.status();
+    group.buffer = std::move(buffer).value();
   }
   if (!group.on_gpu()) group.pack();
   group.times.packed = Clock::now();
-  StartedOperation operation =
-      plane_.start(group.describe(channel.members, plane_, /*timed=*/trace_ != nullptr));
-  if (!operation.ok()) {
-    failed_ = {channel.members.channel, group.sequence};
-    return operation.status();
-  }
+  const Result<Collective> collective =
+      group.describe(members, plane_, /*timed=*/trace_ != nullptr);
+  if (!collective.ok()) return collective.status();
+  StartedOperation operation = plane_.start(collective.value());
+  if (!operation.ok()) return operation.status();
   group.operation = std::move(operation).value();
   if (group.awaits_meeting()) group.note_meeting(group.times.packed);
   return {};

@@ -105,6 +105,7 @@ class Executor {
   void mark_busy(Channel& channel);
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
+  Status start_operation(const Members& members, Group& group);
   void finish(const Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);

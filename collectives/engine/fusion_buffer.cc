@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <bit>
-#include <new>
 #include <utility>
 
 namespace kolo::core {
 
-FusionBuffer FusionBufferPool::take(std::size_t bytes) {
+Result<FusionBuffer> FusionBufferPool::take(std::size_t bytes) {
   auto best = free_.end();
   for (auto candidate = free_.begin(); candidate != free_.end(); ++candidate) {
     if (candidate->capacity < bytes) continue;
@@ -20,9 +19,9 @@ FusionBuffer FusionBufferPool::take(std::size_t bytes) {
   }
   // Powers of two, so that groups of slightly different size find each other's buffers.
   const std::size_t capacity = std::bit_ceil(std::max(bytes, std::size_t{4096}));
-  FusionBuffer buffer{.memory = plane_.allocate(device_, capacity), .capacity = capacity};
-  if (buffer.memory == nullptr) throw std::bad_alloc();
-  return buffer;
+  Result<std::shared_ptr<std::byte>> memory = plane_.allocate(device_, capacity);
+  if (!memory.ok()) return memory.status();
+  return FusionBuffer{.memory = std::move(memory).value(), .capacity = capacity};
 }
 
 void FusionBufferPool::give_back(FusionBuffer buffer) { free_.push_back(std::move(buffer)); }

@@ -23,8 +23,7 @@ class FusionBufferPool {
   FusionBufferPool(DataPlane& plane, DeviceType device) : plane_(plane), device_(device) {}
 
   /// A buffer of at least `bytes`: the smallest free one that is large enough, or a new one.
-  /// Throws std::bad_alloc.
-  FusionBuffer take(std::size_t bytes);
+  Result<FusionBuffer> take(std::size_t bytes);
   void give_back(FusionBuffer buffer);
 
  private:

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 #include <utility>
 
 #include "engine/rows.h"
@@ -56,7 +55,7 @@ Collective describe(const Submission& submission, const Members& members) {
           .count = element_count(request.shape)};
 }
 
-Collective Group::describe(const Members& members, DataPlane& plane, bool timed) {
+Result<Collective> Group::describe(const Members& members, DataPlane& plane, bool timed) {
   Collective collective = core::describe(tensors.front().submission, members);
   collective.sequence = sequence;
   collective.timed = timed && on_gpu();
@@ -73,7 +72,7 @@ Collective Group::describe(const Members& members, DataPlane& plane, bool timed)
     case CollectiveKind::Allgather:
     case CollectiveKind::Reducescatter:
     case CollectiveKind::Alltoall:
-      make_output(collective, plane);
+      if (Status status = make_output(collective, plane); !status.ok()) return status;
       break;
     case CollectiveKind::Allreduce:
     case CollectiveKind::Barrier:
@@ -85,7 +84,7 @@ Collective Group::describe(const Members& members, DataPlane& plane, bool timed)
 }
 
 /// Of the kinds that cut tensors into rows.
-void Group::make_output(Collective& collective, DataPlane& plane) {
+Status Group::make_output(Collective& collective, DataPlane& plane) {
   const Request& request = this->request();
   std::vector<std::int64_t>& rows = tensors.front().response.first_dimensions;
   if (request.kind == CollectiveKind::Reducescatter) {
@@ -94,22 +93,28 @@ void Group::make_output(Collective& collective, DataPlane& plane) {
   describe_rows(request, rows, collective);
   if (request.kind == CollectiveKind::Reducescatter) {
     rows = {rows[static_cast<std::size_t>(collective.member)]};
-    const bool scaled_first = on_gpu() && request.prescale != 1.0;
-    if (scaled_first) scratch = allocate(plane, collective.count);
+    const bool scaled_first =
+        on_gpu() && request.op == ReduceOp::Product && request.prescale != 1.0;
+    if (scaled_first) {
+      if (Status s = allocate(plane, collective.count, scratch); !s.ok()) return s;
+    }
   }
-  made = allocate(plane, output_count(collective));
+  if (Status s = allocate(plane, output_count(collective), made); !s.ok()) return s;
   collective.input = tensors.front().submission.input;
   collective.scratch = scratch.get();
   collective.output = made.get();
+  return {};
 }
 
 /// The host's ordinary memory, as it stays with the user, and peers have nothing to do with it.
-std::shared_ptr<void> Group::allocate(DataPlane& plane, std::int64_t elements) const {
+Status Group::allocate(DataPlane& plane, std::int64_t elements,
+                       std::shared_ptr<void>& memory) const {
   const std::size_t bytes = static_cast<std::size_t>(elements) * size_of(request().dtype);
-  std::shared_ptr<void> memory =
+  Result<std::shared_ptr<std::byte>> allocated =
       on_gpu() ? plane.allocate(DeviceType::Cuda, bytes) : allocate_memory(bytes);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
+  if (!allocated.ok()) return allocated.status();
+  memory = std::move(allocated).value();
+  return {};
 }
 
 /// What a GPU does besides the operation itself, and after what.

@@ -56,8 +56,8 @@ struct Group {
   void pack();
   void unpack();
 
-  /// Takes the memory of its result from `plane`. Throws std::bad_alloc.
-  Collective describe(const Members& members, DataPlane& plane, bool timed);
+  /// Takes the memory of its result from `plane`.
+  Result<Collective> describe(const Members& members, DataPlane& plane, bool timed);
 
   /// Whether somebody wants to know when all members have come, and it is not known yet.
   bool awaits_meeting() const;
@@ -71,8 +71,8 @@ struct Group {
   void record(EngineTrace& trace) const;
 
  private:
-  void make_output(Collective& collective, DataPlane& plane);
-  std::shared_ptr<void> allocate(DataPlane& plane, std::int64_t elements) const;
+  Status make_output(Collective& collective, DataPlane& plane);
+  Status allocate(DataPlane& plane, std::int64_t elements, std::shared_ptr<void>& memory) const;
   void describe_for_gpu(Collective& collective) const;
 };
 

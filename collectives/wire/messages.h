@@ -108,7 +108,7 @@ struct AllLeft {
   bool operator==(const AllLeft&) const = default;
 };
 
-/// "My planes are broken": whoever hears it fails everything with this reason.
+/// "Planes are broken": whoever hears it fails everything with this reason, which names the rank.
 struct Failure {
   std::string reason;
 

@@ -20,9 +20,11 @@
 ///
 /// All functions are thread-safe. Tensors are dense, on the CPU or on kolo::local_device(); one
 /// that is not contiguous is copied. On a GPU an operation follows what the submitting thread's
-/// current stream has been given, as a kernel launched there would, and reduces in the order that
-/// NCCL takes, not in rank order; int16 cannot be reduced. They throw kolo::Error before init() and
-/// after shutdown().
+/// current stream has been given, as a kernel launched there would, and reduces as NCCL does: not
+/// in rank order, and rounding to the dtype what is reduced on the way, so that a float16 product
+/// may be infinite although a postscale would have made it finite, and the sum of integers of an
+/// Average may wrap; Min and Max pass over NaN, of which the CPU's result is NaN; int16 cannot be
+/// reduced. They throw kolo::Error before init() and after shutdown().
 
 #include <kolo/process_set.h>
 #include <torch/types.h>

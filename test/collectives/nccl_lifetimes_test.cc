@@ -15,6 +15,8 @@ namespace kolo::core {
 namespace {
 
 using gpus::Rank;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
 
 TEST(NcclPlane, GivesMemoryOfItsGpuOnly) {
   std::shared_ptr<std::byte> outlives;
@@ -23,10 +25,11 @@ TEST(NcclPlane, GivesMemoryOfItsGpuOnly) {
   gpus::run(
       1,
       [&](Rank& rank) {
-        EXPECT_EQ(rank.plane.allocate(DeviceType::Cpu, 8), nullptr);
-        const auto first = rank.plane.allocate(DeviceType::Cuda, 0);
+        const auto first = rank.plane.allocate(DeviceType::Cuda, 0).value();
         EXPECT_NE(first, nullptr);
-        EXPECT_EQ(rank.plane.allocate(DeviceType::Cuda, 8), nullptr);
+        EXPECT_THAT(rank.plane.allocate(DeviceType::Cuda, 8).status().message(),
+                    AllOf(HasSubstr("ncclMemAlloc of 8 bytes of GPU 0: unhandled cuda error"),
+                          HasSubstr("NCCL's last error: ncclMemAlloc")));
         EXPECT_TRUE(rank.plane.rings());
       },
       options);
@@ -38,7 +41,7 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
   doubles::reset();
   {
     NcclDataPlane plane(nullptr, {.device = 1});
-    memory = plane.allocate(DeviceType::Cuda, 100);
+    memory = plane.allocate(DeviceType::Cuda, 100).value();
   }
   EXPECT_EQ(doubles::live().allocations, 1);
   std::jthread([&] { memory.reset(); }).join();
@@ -78,7 +81,7 @@ void reduce(Rank& rank, std::byte* memory, std::uint64_t sequence,
 
 TEST(NcclPlane, RegistersItsMemoryOnce) {
   gpus::run(2, [](Rank& rank) {
-    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64).value();
     const auto foreign = gpus::cuda_memory(rank.device, 64);
     for (std::uint64_t i = 0; i < 5; ++i) reduce(rank, memory.get() + 16 * (i % 3), i);
     reduce(rank, foreign.get(), 5);
@@ -92,9 +95,9 @@ TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
   gpus::run(2, [](Rank& rank) {
     constexpr int kRounds = 30;
     std::uint64_t sequence = 0;
-    const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
+    const auto steady = rank.plane.allocate(DeviceType::Cuda, 64).value();
     for (int i = 0; i < kRounds; ++i) {
-      auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+      auto memory = rank.plane.allocate(DeviceType::Cuda, 64).value();
       reduce(rank, memory.get(), sequence++);
       const auto first = start(rank, steady.get(), sequence++);
       std::jthread([freed = std::move(memory)]() mutable { freed.reset(); }).join();
@@ -118,7 +121,7 @@ TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
   gpus::run(
       kRanks,
       [](Rank& rank) {
-        const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+        const auto memory = rank.plane.allocate(DeviceType::Cuda, 64).value();
         for (ChannelId channel = 0; channel < kChannels; ++channel) {
           reduce(rank, memory.get(), 0, channel);
         }
@@ -135,8 +138,8 @@ TEST(NcclPlane, EndsAChannelInTheBackground) {
   gpus::run(
       2,
       [](Rank& rank) {
-        auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
-        const auto steady = rank.plane.allocate(DeviceType::Cuda, 64);
+        auto memory = rank.plane.allocate(DeviceType::Cuda, 64).value();
+        const auto steady = rank.plane.allocate(DeviceType::Cuda, 64).value();
         reduce(rank, memory.get(), 0, 1);
         memory.reset();
         rank.plane.end_channel(1);
@@ -153,10 +156,10 @@ TEST(NcclPlane, NothingIsLeftOfAChannelThatHasEnded) {
   std::barrier<> meeting(2);
   std::atomic<bool> gone = false;
   gpus::run(2, [&](Rank& rank) {
-    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64);
+    const auto memory = rank.plane.allocate(DeviceType::Cuda, 64).value();
     // Its number may come again.
     for (int round = 0; round < 3; ++round) {
-      auto known = rank.plane.allocate(DeviceType::Cuda, 64);
+      auto known = rank.plane.allocate(DeviceType::Cuda, 64).value();
       reduce(rank, known.get(), 0, 1);
       known.reset();
       rank.plane.end_channel(1);

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -75,7 +76,8 @@ class Part {
       program_.producer.write(input_.get(), own);
       collective_.input = input_.get();
     }
-    if (collective_.kind == CollectiveKind::Reducescatter && collective_.prescale != 1) {
+    if (collective_.kind == CollectiveKind::Reducescatter && collective_.op == ReduceOp::Product &&
+        collective_.prescale != 1) {
       scratch_ = store(own.size());
       collective_.scratch = scratch_.get();
     }
@@ -126,7 +128,7 @@ class Part {
     const Rank& rank = program_.rank;
     const std::size_t before = seed_ % 3 * element();
     const bool in_plane = (seed_++ * 7 + static_cast<unsigned>(rank.rank)) % 3 != 0;
-    const auto memory = in_plane ? rank.plane.allocate(DeviceType::Cuda, bytes + before)
+    const auto memory = in_plane ? rank.plane.allocate(DeviceType::Cuda, bytes + before).value()
                                  : gpus::cuda_memory(rank.device, bytes + before);
     return {memory, memory.get() + before};
   }
@@ -257,6 +259,52 @@ TEST_P(NcclPlanesTest, Collectives) {
     // Only to compare clocks, once for each rank, where times are asked for.
     EXPECT_EQ(doubles::calls("cudaEventSynchronize"), GetParam());
   }
+}
+
+// Factors come before or after the sum as no partial sum overflows, nor the largest number.
+TEST(NcclPlanesTest, FactorsOfHalvesWhoseSumWouldOverflow) {
+  struct Case {
+    ReduceOp op;
+    double prescale, postscale;
+  };
+  gpus::run(4, [](Rank& rank) {
+    UserStream stream(rank.device);
+    std::vector<Bytes> inputs;
+    for (const int value : {60'000, -50'000, 40'000, 64'000}) {
+      inputs.push_back(oracle::filled(DataType::Float16, 10, value));
+    }
+    const auto memory = rank.plane.allocate(DeviceType::Cuda, inputs.front().size()).value();
+    Bytes result(inputs.front().size());
+    std::uint64_t sequence = 0;
+    for (const auto& [op, prescale, postscale] :
+         {Case{ReduceOp::Sum, 1, 1.0 / 65536}, Case{ReduceOp::Sum, 4, 1e-6},
+          Case{ReduceOp::Sum, 3, 0.125}, Case{ReduceOp::Average, 1, 1e-7},
+          Case{ReduceOp::Average, 3, 0.5}, Case{ReduceOp::Max, 2, 0.5},
+          Case{ReduceOp::Max, -2, 0.25}, Case{ReduceOp::Min, -4, 0.25},
+          Case{ReduceOp::Min, 1000, 1e-4}}) {
+      Collective c;
+      c.dtype = DataType::Float16;
+      c.ranks = {0, 1, 2, 3};
+      c.member = rank.rank;
+      c.sequence = sequence++;
+      c.device = DeviceType::Cuda;
+      c.op = op;
+      c.prescale = prescale;
+      c.postscale = postscale;
+      c.input = c.output = memory.get();
+      c.count = 10;
+      stream.write(memory.get(), inputs[static_cast<std::size_t>(rank.rank)]);
+      c.ready.push_back(stream.now());
+      StartedOperation operation = rank.plane.start(c);
+      ASSERT_TRUE(operation.ok()) << operation.status().message();
+      while (operation.value()->progress().value() != Operation::Progress::Done) rank.idle();
+      stream.wait_for(*operation.value()->issued());
+      stream.read(memory.get(), result);
+      stream.finish();
+      EXPECT_EQ(gpus::find_error(c, inputs, result), "");
+      EXPECT_TRUE(std::isfinite(static_cast<double>(oracle::value_at(c.dtype, result, 0))));
+    }
+  });
 }
 
 // ---- between hosts by another plane ----

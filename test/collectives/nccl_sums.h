@@ -56,7 +56,7 @@ class Sum {
  public:
   Sum(Rank& rank, std::uint64_t sequence, ChannelId channel = kWorldChannel)
       : rank_(rank), collective_(sum(rank, sequence, channel)) {
-    memory_ = rank.plane.allocate(DeviceType::Cuda, bytes_of(collective_));
+    memory_ = rank.plane.allocate(DeviceType::Cuda, bytes_of(collective_)).value();
     collective_.input = collective_.output = memory_.get();
   }
   ~Sum() { give_up(); }

@@ -70,7 +70,7 @@ class Program {
 
   std::byte* memory(std::int64_t count = kCount) {
     const auto bytes = static_cast<std::size_t>(count) * sizeof(std::int32_t);
-    memory_.push_back(rank_.plane.allocate(DeviceType::Cuda, bytes));
+    memory_.push_back(rank_.plane.allocate(DeviceType::Cuda, bytes).value());
     return memory_.back().get();
   }
 

@@ -107,7 +107,7 @@ class Part {
     const std::size_t before = job_.seed % 3 * size_of(collective_.dtype);
     const std::size_t size = bytes.size() + before;
     std::shared_ptr<std::byte> memory =
-        in_plane_ ? plane_.allocate(DeviceType::Cpu, size) : private_memory(size);
+        in_plane_ ? plane_.allocate(DeviceType::Cpu, size).value() : private_memory(size);
     std::copy(bytes.begin(), bytes.end(), memory.get() + before);
     return {memory, memory.get() + before};
   }
@@ -176,8 +176,9 @@ class Player {
     for (int i = 0; i < play_.operations; ++i) {
       Collective c = play_.collective;
       const std::size_t bytes = static_cast<std::size_t>(c.count) * size_of(c.dtype);
-      memory_.push_back(play_.memory == Memory::Plane ? plane_->allocate(DeviceType::Cpu, bytes)
-                                                      : private_memory(bytes));
+      memory_.push_back(play_.memory == Memory::Plane
+                            ? plane_->allocate(DeviceType::Cpu, bytes).value()
+                            : private_memory(bytes));
       std::fill_n(memory_.back().get(), bytes, std::byte{1});
       c.sequence = static_cast<std::uint64_t>(i);
       c.input = c.output = memory_.back().get();

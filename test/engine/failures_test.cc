@@ -24,9 +24,9 @@ INSTANTIATE_TEST_SUITE_P(Planes, FailuresTest, job::kAllPlanes,
 
 /// What a rank says when rank `faulty` has failed. It may also have seen a third one give up first.
 ::testing::Matcher<std::string> reason_on(int rank, int faulty, const std::string& reason) {
-  if (rank == faulty) return HasSubstr(reason);
-  return AnyOf(HasSubstr(fmt::format("rank {} has failed: {}", faulty, reason)),
-               HasSubstr("gave up"));
+  const auto same = HasSubstr(fmt::format(": rank {} has failed: {}", faulty, reason));
+  if (rank == faulty) return same;
+  return AnyOf(same, HasSubstr("gave up"));
 }
 
 enum class At { Start, Progress };

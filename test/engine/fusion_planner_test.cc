@@ -188,8 +188,8 @@ TEST(FusionBufferPool, ReusesTheSmallestThatIsLargeEnough) {
   Doorbell doorbell;
   const auto plane = InprocDataHub::create(1)->connect(0, doorbell);
   FusionBufferPool pool(*plane, DeviceType::Cpu);
-  FusionBuffer small = pool.take(5000);
-  FusionBuffer large = pool.take(100'000);
+  FusionBuffer small = pool.take(5000).value();
+  FusionBuffer large = pool.take(100'000).value();
   EXPECT_GE(small.capacity, 5000U);
   EXPECT_GE(large.capacity, 100'000U);
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(small.memory.get()) % kFusionAlignment, 0U);
@@ -197,8 +197,8 @@ TEST(FusionBufferPool, ReusesTheSmallestThatIsLargeEnough) {
   const std::byte* const at_large = large.memory.get();
   pool.give_back(std::move(large));
   pool.give_back(std::move(small));
-  EXPECT_EQ(pool.take(6000).memory.get(), at_small);
-  const FusionBuffer again = pool.take(6000);
+  EXPECT_EQ(pool.take(6000).value().memory.get(), at_small);
+  const FusionBuffer again = pool.take(6000).value();
   EXPECT_EQ(again.memory.get(), at_large);
 }
 
@@ -206,7 +206,7 @@ TEST(FusionBufferPool, NoBytesAreMemoryToo) {
   Doorbell doorbell;
   const auto plane = InprocDataHub::create(1)->connect(0, doorbell);
   FusionBufferPool pool(*plane, DeviceType::Cpu);
-  EXPECT_NE(pool.take(0).memory, nullptr);
+  EXPECT_NE(pool.take(0).value().memory, nullptr);
 }
 
 }  // namespace

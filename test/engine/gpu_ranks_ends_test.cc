@@ -80,7 +80,8 @@ TEST_P(GpuRanksTest, AFailingCallFailsAllRanks) {
             programs::run(context, all, {.name = "good", .device = DeviceType::Cuda});
           }
           const Call bad(context, all, {.name = "bad", .device = DeviceType::Cuda});
-          const std::string reason = "ncclAllReduce: unhandled system error";
+          const std::string reason =
+              fmt::format("rank {} has failed: ncclAllReduce: unhandled system error", faulty);
           // Others may have been through with their call: then the GPU's event tells.
           if (rank == faulty || !bad.work().wait().ok()) {
             EXPECT_THAT(error_of(bad.work()), AllOf(HasSubstr("'bad'"), HasSubstr(reason)));
@@ -108,29 +109,48 @@ TEST_P(GpuRanksTest, AnErrorOfNcclFailsAllRanks) {
     if (rank == 0) doubles::report_async_error(0, ncclRemoteError, "the cable is cut");
     meeting.arrive_and_wait();
     const Call next(context, all, {.name = "next", .device = DeviceType::Cuda});
-    EXPECT_THAT(error_of(next.work()), AllOf(HasSubstr("'next'"), HasSubstr("the cable is cut")));
+    EXPECT_THAT(error_of(next.work()),
+                AllOf(HasSubstr("'next'"), HasSubstr("rank "), HasSubstr(" has failed: "),
+                      HasSubstr("remote process exited"),
+                      HasSubstr("NCCL's last error: the cable is cut")));
     meeting.arrive_and_wait();
   });
 }
 
+// For a result, or for the buffer of a group.
 TEST_P(GpuRanksTest, OneRunsOutOfMemory) {
-  run(
-      2,
-      [](Context& context, int, std::barrier<>& meeting) {
-        const Call call(context, programs::world(context),
-                        {.name = "t",
-                         .kind = CollectiveKind::Allgather,
-                         .device = DeviceType::Cuda,
-                         .count = 9});
-        // The other one may have been through with its call.
-        if (!call.work().wait().ok()) {
-          EXPECT_THAT(error_of(call.work()), HasSubstr("rank 1 is out of memory"));
-        }
-        const Call next(context, programs::world(context), {.name = "next"});
-        EXPECT_THAT(error_of(next.work()), HasSubstr("rank 1 is out of memory"));
-        meeting.arrive_and_wait();
-      },
-      [](Job&) { doubles::fail("ncclMemAlloc", 0, ncclUnhandledCudaError, 1); });
+  const std::vector<Recipe> recipes = {
+      {.kind = CollectiveKind::Allgather, .device = DeviceType::Cuda, .count = 9},
+      {.device = DeviceType::Cuda, .count = 9}};
+  const auto says_why =
+      AllOf(HasSubstr("rank 1 has failed: ncclMemAlloc of "),
+            HasSubstr(" bytes of GPU 1: unhandled cuda"),
+            HasSubstr("NCCL's last error: ncclMemAlloc fails because a test wants it to"));
+  for (const Recipe& recipe : recipes) {
+    run(
+        2,
+        [&](Context& context, int, std::barrier<>& meeting) {
+          const Set all = programs::world(context);
+          std::string error;
+          // Until some travel together.
+          while (error.empty()) {
+            std::vector<Call> calls;
+            for (int i = 0; i < 8; ++i) {
+              Recipe named = recipe;
+              named.name = fmt::format("t{}", i);
+              calls.emplace_back(context, all, std::move(named));
+            }
+            for (const Call& call : calls) {
+              if (!call.work().wait().ok() && error.empty()) error = error_of(call.work());
+            }
+          }
+          EXPECT_THAT(error, AllOf(HasSubstr("'t"), says_why));
+          const Call next(context, all, {.name = "next"});
+          EXPECT_THAT(error_of(next.work()), AllOf(HasSubstr("'next'"), says_why));
+          meeting.arrive_and_wait();
+        },
+        [](Job&) { doubles::fail("ncclMemAlloc", 0, ncclUnhandledCudaError, 1); });
+  }
 }
 
 TEST_P(GpuRanksTest, Refusals) {

@@ -59,7 +59,7 @@ struct Tensor {
   Tensor(Context& context, UserStream& stream, const std::string& name, float value,
          PlanId plan = 0) {
     const auto bytes = 100 * sizeof(float);
-    memory = context.allocate(DeviceType::Cuda, bytes);
+    memory = context.allocate(DeviceType::Cuda, bytes).value();
     stream.write(memory.get(), oracle::filled(DataType::Float32, 100, value));
     Submission submission;
     submission.plan = plan;

@@ -4,6 +4,7 @@
 #include <semaphore>
 
 #include "gpu_ranks_fixture.h"
+#include "timeline/trace_reader.h"
 
 namespace kolo::core {
 namespace {
@@ -61,6 +62,41 @@ TEST_P(GpuRanksTest, WithATimeline) {
       [&](Job& job) { job.config.timeline = file; });
 }
 
+// The host is through with an operation long before the GPU begins.
+TEST_P(GpuRanksTest, ATimelineHasTheGpusTimes) {
+  const TemporaryPath file;
+  run(
+      2,
+      [](Context& context, int rank, std::barrier<>&) {
+        Timeline& timeline = *context.timeline();
+        const Timeline::Track track = timeline.add_track("test");
+        UserStream stream(rank);
+        std::binary_semaphore gate(0);
+        stream.call([&gate] { gate.acquire(); });
+        const Tensor tensor(context, stream, "late", 1);
+        const Status status = tensor.work->wait();
+        std::this_thread::sleep_for(milliseconds(20));
+        timeline.instant(track, "open", Clock::now());
+        gate.release();
+        ASSERT_TRUE(status.ok()) << status.message();
+        stream.wait_for(*tensor.work->outcome().finished);
+        stream.finish();
+      },
+      [&](Job& job) { job.config.timeline = file.string(); });
+  const std::vector<Json> events = read_events(file.string());
+  for (int rank = 0; rank < 2; ++rank) {
+    const auto time_of = [&](std::string_view name) {
+      for (const Json& event : events) {
+        if (event["pid"] == rank && event["name"] == name) return event["ts"].get<double>();
+      }
+      ADD_FAILURE() << "rank " << rank << " has no " << name;
+      return 0.0;
+    };
+    constexpr double kRounding = 1000;
+    EXPECT_GE(time_of("reduce") + kRounding, time_of("open")) << "rank " << rank;
+  }
+}
+
 // ---- in the GPU's time ----
 
 /// Whether it comes true within the time in which something must.
@@ -110,8 +146,8 @@ TEST_P(GpuRanksTest, AreDoneBeforeTheGpuIs) {
 TEST_P(GpuRanksTest, PacksAPlansGroup) {
   run(3, [](Context& context, int rank, std::barrier<>&) {
     UserStream stream(rank);
-    const auto group = context.allocate(DeviceType::Cuda, 200 * sizeof(float));
-    const auto apart = context.allocate(DeviceType::Cuda, 100 * sizeof(float));
+    const auto group = context.allocate(DeviceType::Cuda, 200 * sizeof(float)).value();
+    const auto apart = context.allocate(DeviceType::Cuda, 100 * sizeof(float)).value();
     Bytes result(200 * sizeof(float));
     for (int step = 0; step < 4; ++step) {
       stream.dawdle(milliseconds(5));

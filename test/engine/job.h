@@ -98,7 +98,7 @@ class ForwardingData : public DataPlane {
   Result<std::unique_ptr<Operation>> start(const Collective& collective) override {
     return plane_->start(collective);
   }
-  std::shared_ptr<std::byte> allocate(DeviceType device, std::size_t bytes) override {
+  Result<std::shared_ptr<std::byte>> allocate(DeviceType device, std::size_t bytes) override {
     return plane_->allocate(device, bytes);
   }
   bool carries_declines(const std::vector<int>& ranks) const override {

@@ -151,6 +151,23 @@ TEST_F(OptimizerErrorsTest, AnotherLayoutOnARank) {
                {"'weight'", "Float [3, 2, 5, 5] on rank 0", "with strides", "on rank 1"});
 }
 
+TEST_F(OptimizerErrorsTest, NoMemoryForGradientsOnARank) {
+  if (alone_) return;
+  constexpr std::int64_t kTooMany = std::int64_t{1} << 50;
+  // The parameter itself needs none.
+  Names names;
+  names.insert(
+      "huge",
+      torch::zeros({1}, there()).expand({kolo::rank() == 1 ? kTooMany : 1}).requires_grad_());
+  torch::optim::SGD inner({names["huge"]}, 0.1);
+  expect_error([&] { DistributedOptimizer(inner, names); },
+               {"on rank 1: ", "not enough memory for gradients: ",
+                there().device().is_cuda() ? "ncclMemAlloc of" : "no memory for",
+                std::to_string(kTooMany * 4) + " bytes"});
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  expect_right_training(optimizer);
+}
+
 TEST_F(OptimizerErrorsTest, FewerParametersOnARank) {
   if (alone_) return;
   torch::nn::Linear layer(torch::nn::LinearOptions(5, 2).bias(kolo::rank() != 0));
