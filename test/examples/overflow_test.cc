@@ -22,7 +22,8 @@ class OverflowTest : public kolo::testing::FrameworkTest {
 
   static double input(int rank, int culprit) { return rank == culprit ? 4 : 1; }
 
-  /// Of `input` times the scale / kSize, the gradient of the weight, float16 cannot hold 4 * 65536 / 4.
+  /// Of `input` times the scale / kSize, the gradient of the weight, float16 cannot hold 4 * 65536
+  /// / 4.
   torch::Tensor scaled_loss(int culprit) const {
     const torch::Tensor output =
         parameters_["weight"].to(torch::kFloat16) * input(kolo::rank(), culprit) +
