@@ -43,7 +43,7 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
     : context_(detail::current_context()),
       options_(options),
       place_(OptimizerFamily::enter(context_, options.process_set)),
-      owned_plan_(context_, options.process_set.id(), place_.plan),
+      owned_plan_(std::in_place, context_, options.process_set.id(), place_.plan),
       id_(options.process_set.id(), place_.plan),
       prefix_(c10::str("optimizer", id_.second / 2, "/")),
       alone_(context_->topology().size == 1) {
@@ -97,7 +97,14 @@ void DistributedOptimizer::Reducer::require_plan() const {
   throw Error(prefix_ + ": there was not enough memory for its gradients, and it cannot go on");
 }
 
-DistributedOptimizer::Reducer::~Reducer() { place_.family->remove(place_.number); }
+/// The other ranks do not wait for it any more.
+void DistributedOptimizer::Reducer::leave() {
+  if (!owned_plan_) return;
+  place_.family->remove(place_.number);
+  owned_plan_.reset();
+}
+
+DistributedOptimizer::Reducer::~Reducer() { leave(); }
 
 void DistributedOptimizer::Reducer::watch() {
   place_.family->add(place_.number, *this);
@@ -192,6 +199,7 @@ void DistributedOptimizer::Reducer::reduce_local() {
   check_step([this] { require_hooks(); });
   {
     const std::lock_guard lock(mutex_);
+    require_plan();
     const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
     const bool closes = fresh || local_ || round_ == 0;
     if (!closes && !refused_.empty()) {
@@ -404,7 +412,12 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
                                {.name = prefix_ + "groups", .process_set = options_.process_set});
       });
   if (!groups) return;
-  adopt(*groups);
+  try {
+    adopt(*groups);
+  } catch (const Error&) {
+    leave();
+    throw;
+  }
   tuning_->tell(*context_, prefix_.substr(0, prefix_.size() - 1), track_);
   tuning_.reset();
 }

@@ -56,6 +56,8 @@ struct Call;
 ///                                       was accepted
 ///   a rank leaves, or destroys its      operations that it has not submitted fail on the others
 ///   optimizer
+///   memory does not suffice for groups  the same: this rank's optimizer leaves, and throws from here on
+///   that are to be adopted
 ///
 /// Counting the rounds that are accepted:
 ///
@@ -118,6 +120,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::string make_first_plan();
   void adopt(const core::Grouping& groups);
   void require_plan() const;
+  void leave();
 
   bool on_the_wire(std::size_t index) const;
   void before_gradient(std::size_t index) override;
@@ -152,7 +155,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   const std::shared_ptr<core::Context> context_;
   const DistributedOptimizerOptions options_;
   const OptimizerFamily::Place place_;
-  const OwnedPlan owned_plan_;
+  /// Until it leaves.
+  std::optional<OwnedPlan> owned_plan_;
   const BackwardRun::Id id_;
   /// Of the names of this optimizer's operations.
   const std::string prefix_;

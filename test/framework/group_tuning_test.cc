@@ -1,4 +1,5 @@
-// The groups of gradients change after the fourth step, and nothing else does.
+// The groups of gradients change after the fourth step, and nothing else does; or there is no
+// memory for them.
 
 #include <utility>
 #include <vector>
@@ -12,6 +13,9 @@ class GroupTuningTest : public FrameworkTest {
  protected:
   static constexpr int kSteps = 8;
   static constexpr int kAdoptedAfter = 4;
+  static constexpr const char* kNoMemory = "there was not enough memory for its gradients";
+  static constexpr const char* kGone =
+      "rank 1 has destroyed its optimizer without taking part, or an exception";
 
   GroupTuningTest() {
     // From a few values, which travel within a signal, up to more than the first group holds.
@@ -47,6 +51,34 @@ class GroupTuningTest : public FrameworkTest {
   }
 
   std::vector<torch::Tensor> tensors() const { return parameters_.values(); }
+
+  torch::Tensor values() const {
+    std::vector<torch::Tensor> all;
+    for (const torch::Tensor& tensor : tensors()) {
+      all.push_back(tensor.detach().to(torch::kFloat32));
+    }
+    return torch::cat(all);
+  }
+
+  /// The step after which groups are adopted. On rank 1 one of `parameters_` is, as long as it
+  /// takes, larger than all memory.
+  void step_without_memory_on_rank_1(DistributedOptimizer& optimizer) {
+    {
+      const auto guard = optimizer.no_sync();
+      backward(kAdoptedAfter - 1);
+    }
+    if (kolo::rank() != 1) {
+      optimizer.step();
+      return;
+    }
+    const torch::Tensor before = values();
+    torch::Tensor& parameter = parameters_["p1"];
+    const torch::Tensor data = parameter.detach();
+    parameter.set_data(torch::zeros({1}, data.options()).expand({std::int64_t{1} << 50}));
+    expect_error([&] { optimizer.step(); }, {"not enough memory for gradients", "bytes"});
+    parameter.set_data(data);
+    EXPECT_TRUE(identical(values(), before));
+  }
 
   torch::OrderedDict<std::string, torch::Tensor> parameters_;
 };
@@ -97,6 +129,56 @@ TEST_F(GroupTuningTest, RanksThatOnlyStepKeepPace) {
     for (const torch::Tensor& tensor : tensors())
       EXPECT_TRUE(identical_on_all_ranks(tensor.detach()));
   }
+}
+
+TEST_F(GroupTuningTest, NoMemoryForThemOnARank) {
+  if (kolo::size() == 1) return;
+  torch::optim::SGD sgd(tensors(), 0.1);
+  {
+    DistributedOptimizer optimizer(sgd, parameters_);
+    for (int step = 0; step < kAdoptedAfter - 1; ++step) {
+      backward(step);
+      optimizer.step();
+    }
+    step_without_memory_on_rank_1(optimizer);
+    const torch::Tensor before = values();
+    const bool here = kolo::rank() == 1;
+    for (int step = kAdoptedAfter; step < kSteps; ++step) {
+      expect_error([&] { backward(step); }, {here ? kNoMemory : kGone});
+      expect_error([&] { optimizer.step(); }, {here ? "cannot go on" : "were refused"});
+    }
+    EXPECT_TRUE(identical(values(), before));
+    expect_usable();
+  }
+  DistributedOptimizer after(sgd, parameters_);
+  backward(0);
+  for (const torch::Tensor& tensor : tensors()) EXPECT_TRUE(identical_on_all_ranks(tensor.grad()));
+}
+
+// The others wait for rank 1 neither in the first's rounds nor in the family's calls.
+TEST_F(GroupTuningTest, NoMemoryForThoseOfOneOfTwoOptimizersOnARank) {
+  if (kolo::size() == 1) return;
+  torch::OrderedDict<std::string, torch::Tensor> others;
+  others.insert("other", torch::zeros({5}, there().requires_grad(true)));
+  torch::optim::SGD sgd(tensors(), 0.1);
+  torch::optim::SGD sgd_of_other(others.values(), 0.1);
+  DistributedOptimizer optimizer(sgd, parameters_);
+  DistributedOptimizer other(sgd_of_other, others);
+  for (int step = 0; step < kAdoptedAfter - 1; ++step) {
+    backward(step);
+    optimizer.step();
+  }
+  step_without_memory_on_rank_1(optimizer);
+  const bool here = kolo::rank() == 1;
+  expect_error([&] { backward(kAdoptedAfter); }, {here ? kNoMemory : kGone});
+  // The other one goes on.
+  for (int step = 0; step < kSteps; ++step) {
+    other.zero_grad();
+    (others["other"] * static_cast<double>(kolo::rank())).sum().backward();
+    other.step();
+  }
+  EXPECT_TRUE(identical_on_all_ranks(others["other"].detach()));
+  EXPECT_NE(others["other"][0].item<double>(), 0);
 }
 
 }  // namespace
