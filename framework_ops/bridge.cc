@@ -26,15 +26,16 @@ std::optional<core::DataType> find_type(torch::ScalarType dtype) {
   return std::nullopt;
 }
 
-core::Request make_request(const core::Context& context, const detail::Call& call,
+/// Moves the call's name and splits.
+core::Request make_request(const core::Context& context, detail::Call& call,
                            const torch::Tensor& tensor) {
-  core::Request request{.name = call.name,
+  core::Request request{.name = std::move(call.name),
                         .kind = call.kind,
                         .op = call.op,
                         .root_rank = call.root_rank,
                         .prescale = call.prescale,
                         .postscale = call.postscale,
-                        .splits = call.splits};
+                        .splits = std::move(call.splits)};
   if (call.kind == core::CollectiveKind::Barrier) return request;
   request.refusal = detail::refusal(context, tensor);
   if (!request.refusal.empty()) return request;
@@ -80,19 +81,22 @@ std::string refusal(const core::Context& context, const torch::Tensor& tensor) {
 
 core::DataType to_core(torch::ScalarType dtype) { return find_type(dtype).value(); }
 
-Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
-            const torch::Tensor& input, const torch::Tensor& output) {
+Work submit(const std::shared_ptr<core::Context>& context, Call call, const torch::Tensor& input,
+            const torch::Tensor& output) {
   const torch::NoGradGuard no_grad;
   auto state = std::make_shared<Work::State>();
   state->context = context;
-  state->request = make_request(*context, call, input);
+  state->kind = call.kind;
+  state->name = call.name;
   core::Submission submission{.channel = call.process_set.id(),
                               .plan = call.plan,
-                              .request = state->request,
+                              .request = make_request(*context, call, input),
+                              .work = {state, &state->work},
                               .awaited = call.awaited,
-                              .parts = call.parts,
-                              .times = call.times};
-  if (state->request.refusal.empty() && input.defined()) {
+                              .parts = std::move(call.parts),
+                              .times = std::move(call.times)};
+  if (submission.request.refusal.empty() && input.defined()) {
+    state->shape = input.sizes();
     const torch::Tensor readable = input.is_contiguous() ? input : input.detach().contiguous();
     state->options = readable.options();
     if (output.defined()) {
@@ -104,16 +108,17 @@ Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
       submission.output = state->staging.data_ptr();
     }
     submission.input = readable.data_ptr();
-    submission.pack = call.pack;
-    // The engine lets go of it when the GPU is done, and who gets the result has its stream wait
-    // for that: so LibTorch's allocator need not be told that another stream uses this memory
-    // (record_stream()).
-    std::vector<torch::Tensor> memory = call.packed;
-    memory.insert(memory.end(), {readable, state->staging});
-    submission.keepalive = std::make_shared<std::vector<torch::Tensor>>(std::move(memory));
+    submission.pack = std::move(call.pack);
+    // The engine lets go of this, and of the state, when the GPU is done, and who gets the result
+    // has its stream wait for that: so LibTorch's allocator need not be told that another stream
+    // uses this memory (record_stream()).
+    if (!readable.is_same(state->staging) || !call.packed.empty()) {
+      call.packed.push_back(readable);
+      submission.keepalive = std::make_shared<std::vector<torch::Tensor>>(std::move(call.packed));
+    }
     if (readable.is_cuda()) submission.ready = record_event(current_stream(readable.device()));
   }
-  state->work = context->submit(std::move(submission));
+  context->submit(std::move(submission));
   return Work(std::move(state));
 }
 
@@ -140,22 +145,29 @@ void run_allreduce(core::Context& context, const AllreduceOptions& options,
 }  // namespace detail
 
 void Work::State::finish() {
-  const core::Status status = work->wait();
+  const core::Status status = work.wait();
   if (!status.ok()) throw Error(status.message());
+  if (is_collected()) return;
   std::call_once(collected, [this] { collect(); });
   if (finished != nullptr) detail::make_wait(detail::current_stream(options.device()), *finished);
 }
 
+/// The operation has written `output` itself, and is done.
+bool Work::State::is_collected() const {
+  const core::Outcome& outcome = work.outcome();
+  return outcome.made == nullptr && outcome.finished == nullptr && output.is_same(staging);
+}
+
 void Work::State::collect() {
   const torch::NoGradGuard no_grad;
-  const core::Outcome& outcome = work->outcome();
+  const core::Outcome& outcome = work.outcome();
   finished = outcome.finished;
   if (outcome.made != nullptr) {
-    core::Shape shape = request.shape;
-    shape.front() = 0;
-    for (const std::int64_t rows : outcome.first_dimensions) shape.front() += rows;
+    at::DimVector sizes = shape;
+    sizes.front() = 0;
+    for (const std::int64_t rows : outcome.first_dimensions) sizes.front() += rows;
     output = detail::tensor_in(detail::droppable(context.lock(), options.device(), outcome.made), 0,
-                               shape, options);
+                               sizes, options);
   } else if (output.defined() && !output.is_contiguous()) {
     copy_to_output();
   }
@@ -178,8 +190,8 @@ void Work::State::copy_to_output() {
 Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
 bool Work::done() const {
-  if (!state_->work->done()) return false;
-  const std::shared_ptr<core::DeviceEvent>& finished = state_->work->outcome().finished;
+  if (!state_->work.done()) return false;
+  const std::shared_ptr<core::DeviceEvent>& finished = state_->work.outcome().finished;
   if (finished == nullptr) return true;
   const core::Result<bool> reached = finished->reached();
   return !reached.ok() || reached.value();
@@ -191,15 +203,15 @@ void Work::synchronize() {
   wait();
   if (state_->finished == nullptr) return;
   const core::Status status = state_->finished->synchronize();
-  if (!status.ok()) throw Error(c10::str("'", state_->request.name, "': ", status.message()));
+  if (!status.ok()) throw Error(c10::str("'", state_->name, "': ", status.message()));
 }
 
 std::vector<std::int64_t> Work::received_splits() {
   wait();
-  const core::CollectiveKind kind = state_->request.kind;
+  const core::CollectiveKind kind = state_->kind;
   const bool gathers =
       kind == core::CollectiveKind::Allgather || kind == core::CollectiveKind::Alltoall;
-  return gathers ? state_->work->outcome().first_dimensions : std::vector<std::int64_t>();
+  return gathers ? state_->work.outcome().first_dimensions : std::vector<std::int64_t>();
 }
 
 torch::Tensor Work::result() {

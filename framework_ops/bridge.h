@@ -2,6 +2,7 @@
 
 /// LibTorch's tensors as the core's memory, and back.
 
+#include <ATen/core/DimVector.h>
 #include <kolo/ops.h>
 
 #include <memory>
@@ -13,9 +14,13 @@
 
 namespace kolo {
 
+/// It lives until the operation is done, also when nobody waits for that.
 struct Work::State {
-  std::shared_ptr<core::Work> work;
-  core::Request request;
+  core::Work work;
+  core::CollectiveKind kind = core::CollectiveKind::Allreduce;
+  std::string name;
+  /// The input's.
+  at::DimVector shape;
   /// What the user gets, and the contiguous memory that the operation writes (`output`'s own if it is
   /// contiguous).
   torch::Tensor output;
@@ -28,6 +33,7 @@ struct Work::State {
   std::weak_ptr<core::Context> context;
 
   void finish();
+  bool is_collected() const;
   void collect();
   void copy_to_output();
 };
@@ -60,8 +66,8 @@ struct Call {
 /// Submits `call`, reading `input` and writing `output`, which may be the same tensor. A barrier
 /// has neither, and some kinds make their output (core::Outcome). A tensor that is not fit is
 /// refused: the Work fails, here and on the ranks that would otherwise wait for this one.
-Work submit(const std::shared_ptr<core::Context>& context, const Call& call,
-            const torch::Tensor& input, const torch::Tensor& output);
+Work submit(const std::shared_ptr<core::Context>& context, Call call, const torch::Tensor& input,
+            const torch::Tensor& output);
 
 /// Whether a collective can use the tensor's memory as it lies there, on the host.
 bool lies_ready(const torch::Tensor& tensor);

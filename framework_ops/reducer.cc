@@ -429,7 +429,7 @@ Work DistributedOptimizer::Reducer::submit(detail::Call call, const torch::Tenso
   call.plan = id_.second;
   call.op = detail::to_core(options_.op);
   const bool reduces = call.kind == core::CollectiveKind::Allreduce;
-  return detail::submit(context_, call, input, reduces ? input : torch::Tensor());
+  return detail::submit(context_, std::move(call), input, reduces ? input : torch::Tensor());
 }
 
 void DistributedOptimizer::Reducer::record(std::string_view what, Clock::time_point begin) {

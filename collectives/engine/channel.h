@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <memory>
-#include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
@@ -17,8 +17,8 @@ namespace kolo::core {
 struct Channel {
   /// Ascending; the first one leads.
   std::vector<int> ranks;
-  /// Submitted here and not yet answered, by name.
-  std::unordered_map<std::string, Submission> pending;
+  /// Submitted here and not yet answered, by their names.
+  std::unordered_map<std::string_view, SubmissionPtr> pending;
   RecurringNames recurring;
   /// On the leader only.
   std::unique_ptr<Negotiator> negotiator;

@@ -10,7 +10,6 @@
 #include <variant>
 
 #include "engine/default_arithmetic.h"
-#include "wire/codec.h"
 
 namespace kolo::core {
 namespace {
@@ -60,7 +59,9 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
                 trace_.get()),
       plans_(executor_),
       sets_(planes.control.topology(), planes.data, executor_, plans_, trace_.get(),
-            [this](int destination, const Message& message) { return send(destination, message); }),
+            [this](std::span<const int> ranks, const Message& message) {
+              return send(ranks, message);
+            }),
       stalls_(config, rank_, logger) {
   baton_->serve(*this);
   thread_ = std::thread([this] { run_thread(); });
@@ -68,14 +69,14 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
 
 Coordinator::~Coordinator() { leave(); }
 
-void Coordinator::submit(Submission submission) {
-  const bool awaited = submission.awaited;
-  submission.work->work_with(baton_);
+void Coordinator::submit(SubmissionPtr submission) {
+  const bool awaited = submission->awaited;
+  submission->work->work_with(baton_);
   {
     const std::lock_guard lock(mutex_);
     if (leave_called_) {
-      return submission.work->complete(Status::error(
-          fmt::format("{}: submitted after kolo::shutdown()", label(submission.request))));
+      return submission->work->complete(Status::error(
+          fmt::format("{}: submitted after kolo::shutdown()", label(submission->request))));
     }
     submitted_.push_back(std::move(submission));
     news_.store(true, std::memory_order_relaxed);
@@ -272,11 +273,11 @@ Result<bool> Coordinator::receive() {
     if (!envelope.value().has_value()) return received;
     received = true;
     const int source = envelope.value()->source;
-    const Result<Message> message = decode(envelope.value()->bytes);
+    const Result<const Message*> message = decode_(std::move(envelope.value()->bytes));
     if (!message.ok()) {
       return Status::error(fmt::format("from rank {}: {}", source, message.status().message()));
     }
-    Status status = std::visit([&](const auto& m) { return handle(source, m); }, message.value());
+    Status status = std::visit([&](const auto& m) { return handle(source, m); }, *message.value());
     if (!status.ok()) return status;
   }
 }
@@ -310,9 +311,8 @@ Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
 
 Status Coordinator::handle(int /*source*/, const PlanEnd& plan_end) {
   const Channel& set = sets_.all().at(process_set_of(plan_end.plan.channel));
-  for (const int rank : set.ranks) {
-    if (set.negotiator == nullptr || rank == rank_) continue;
-    if (Status status = send(rank, plan_end); !status.ok()) return status;
+  if (set.negotiator != nullptr) {
+    if (Status status = send(set.ranks, plan_end); !status.ok()) return status;
   }
   plans_.end(plan_end, set);
   return {};
@@ -358,10 +358,7 @@ Result<bool> Coordinator::release_members() {
     if (!std::ranges::includes(sets_.left(), set.ranks)) continue;
     released = true;
     all_left_.insert(id);
-    for (const int rank : set.ranks) {
-      if (rank == rank_) continue;
-      if (Status status = send(rank, AllLeft{id}); !status.ok()) return status;
-    }
+    if (Status status = send(set.ranks, AllLeft{id}); !status.ok()) return status;
   }
   return released;
 }
@@ -375,8 +372,15 @@ Status Coordinator::report_stalls() {
   return {};
 }
 
-Status Coordinator::send(int destination, const Message& message) {
-  return control_.send(destination, encode(message));
+/// Also to the others when one cannot be told.
+Status Coordinator::send(std::span<const int> destinations, const Message& message) {
+  const std::vector<std::byte> bytes = encode(message);
+  Status result;
+  for (const int destination : destinations) {
+    if (destination == rank_) continue;
+    if (Status status = control_.send(destination, bytes); !status.ok()) result = status;
+  }
+  return result;
 }
 
 /// What has failed here fails everywhere, in the same words.

@@ -31,6 +31,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
@@ -49,6 +50,7 @@
 #include "engine/stall_monitor.h"
 #include "engine/trace_relay.h"
 #include "engine/work.h"
+#include "wire/codec.h"
 #include "wire/messages.h"
 
 namespace kolo::core {
@@ -78,7 +80,7 @@ class Coordinator final : private Baton::Holder {
   ~Coordinator() override;
 
   /// Never blocks; errors come through the submission's Work. Thread-safe.
-  void submit(Submission submission);
+  void submit(SubmissionPtr submission);
 
   /// Runs an all-reduce whose name recurs on the caller's thread, if this rank has nothing else
   /// under way. Unless it was started, it is to be submitted, which says why. Thread-safe.
@@ -117,7 +119,8 @@ class Coordinator final : private Baton::Holder {
 
   Result<bool> release_members();
   Status report_stalls();
-  Status send(int destination, const Message& message);
+  Status send(std::span<const int> destinations, const Message& message);
+  Status send(int destination, const Message& message) { return send({&destination, 1}, message); }
   void fail_all(const std::string& reason);
   void fail(const std::string& reason);
   bool expecting() const;
@@ -139,7 +142,7 @@ class Coordinator final : private Baton::Holder {
   StallMonitor stalls_;
 
   std::mutex mutex_;
-  std::vector<Submission> submitted_;  // guarded by mutex_
+  std::vector<SubmissionPtr> submitted_;  // guarded by mutex_
   std::vector<ChannelId> ended_;       // guarded by mutex_
   bool leave_called_ = false;          // guarded by mutex_
   /// Any of these is new; written under mutex_.
@@ -147,9 +150,10 @@ class Coordinator final : private Baton::Holder {
 
   // The rest belongs to who holds the baton.
   /// What was submitted and is taken now; its memory is submitted_'s the next time.
-  std::vector<Submission> taken_;
+  std::vector<SubmissionPtr> taken_;
   /// When the look at hand began.
   Clock::time_point now_ = Clock::now();
+  Decoder decode_;
   std::string failure_;
   bool leaving_ = false;
   /// Sets for which AllLeft has come, or was sent.

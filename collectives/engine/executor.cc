@@ -59,7 +59,7 @@ void Executor::add_channel(ChannelId channel, std::vector<int> ranks, int member
 void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
   std::vector<const Request*> requests;
   requests.reserve(batch.size());
-  for (const AgreedSubmission& agreed : batch) requests.push_back(&agreed.submission.request);
+  for (const AgreedSubmission& agreed : batch) requests.push_back(&agreed.submission->request);
   for (FusionGroup& plan : plan_fusion(requests, fusion_threshold_)) {
     add(channels_.at(channel), std::move(plan), batch);
   }
@@ -74,7 +74,9 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
   const std::uint64_t sequence = channel.next_sequence++;
   failed_ = {id, sequence};
   std::optional<Group> group;
-  if (trace_ != nullptr) group = alone(sequence, allreduce.submission());
+  if (trace_ != nullptr) {
+    group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
+  }
   if (Status status = start_now(channel, sequence, allreduce); !status.ok()) return status;
   for (int look = 0; look < looks; ++look) {
     const Result<Operation::Progress> progress = channel.standing->progress();
@@ -93,8 +95,8 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
     }
     return RunNow{RunNow::State::Done};
   }
-  if (!group) group = alone(sequence, allreduce.submission());
-  RunNow late{RunNow::State::Late, group->tensors.front().submission.work};
+  if (!group) group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
+  RunNow late{RunNow::State::Late, group->tensors.front().submission->work};
   group->operation = std::move(channel.standing);
   channel.in_flight.push_back(std::move(*group));
   mark_busy(channel);
@@ -116,13 +118,12 @@ Status Executor::start_now(Channel& channel, std::uint64_t sequence,
 }
 
 /// The group of a submission that has been started by itself, in place.
-Group Executor::alone(std::uint64_t sequence, Submission submission) const {
+Group Executor::alone(std::uint64_t sequence, SubmissionPtr submission) const {
   Group group{.sequence = sequence};
-  const Request* const request = &submission.request;
+  const Request* const request = &submission->request;
   group.plan = std::move(plan_fusion({&request, 1}, fusion_threshold_).front());
-  group.times.agreed = group.times.started = group.times.packed = submission.submitted;
-  const std::string name = request->name;
-  group.tensors.push_back({std::move(submission), {.name = name}});
+  group.times.agreed = group.times.started = group.times.packed = submission->submitted;
+  group.tensors.push_back({std::move(submission), {}});
   return group;
 }
 
@@ -133,6 +134,7 @@ void Executor::mark_busy(Channel& channel) {
 void Executor::add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch) {
   Group group;
   group.sequence = channel.next_sequence++;
+  group.tensors.reserve(plan.slices.size());
   for (const FusionGroup::Slice& slice : plan.slices) {
     group.tensors.push_back(std::move(batch[slice.request]));
   }
@@ -263,14 +265,16 @@ void Executor::fail(const std::string& error) {
     channel.queued.clear();
     withdraw(channel, channel.in_flight.begin(), error);
   }
-  for (const Submission& submission : take_declined()) {
-    submission.work->complete(Status::error(fmt::format("{}: {}", label(submission.request), error)));
+  for (const SubmissionPtr& submission : take_declined()) {
+    submission->work->complete(
+        Status::error(fmt::format("{}: {}", label(submission->request), error)));
   }
 }
 
 void Executor::give_up(const Group& group, const std::string& reason) {
   if (!reason.empty()) return group.fail(reason);
-  declined_.push_back(group.tensors.front().submission);
+  // The group keeps its own: other members may still use this memory.
+  declined_.push_back(std::make_unique<Submission>(*group.tensors.front().submission));
 }
 
 /// Fails what is in flight from `first` on.

@@ -57,7 +57,7 @@ class Executor {
 
   /// Operations that a member has declined since the last call, this one's own among them, and
   /// those that were ended without a reason.
-  std::vector<Submission> take_declined() { return std::exchange(declined_, {}); }
+  std::vector<SubmissionPtr> take_declined() { return std::exchange(declined_, {}); }
 
   /// Starts what can be started, moves what is in flight, completes what is done. True when
   /// anything has changed. After a failure the data plane is unusable. Throws std::bad_alloc.
@@ -101,7 +101,7 @@ class Executor {
 
   void add(Channel& channel, FusionGroup plan, std::vector<AgreedSubmission>& batch);
   Status start_now(Channel& channel, std::uint64_t sequence, const BlockingAllreduce& allreduce);
-  Group alone(std::uint64_t sequence, Submission submission) const;
+  Group alone(std::uint64_t sequence, SubmissionPtr submission) const;
   void mark_busy(Channel& channel);
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
@@ -121,7 +121,7 @@ class Executor {
   std::vector<Channel*> busy_;
   /// Those that will be gone when they are idle.
   std::vector<ChannelId> closed_;
-  std::vector<Submission> declined_;
+  std::vector<SubmissionPtr> declined_;
   /// What was withdrawn from channels that are gone.
   std::vector<Group> withdrawn_;
   FusionBufferPool host_buffers_;

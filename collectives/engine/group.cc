@@ -12,7 +12,7 @@ namespace kolo::core {
 
 void Group::pack() {
   if (!plan.fused()) {
-    const Submission& submission = tensors.front().submission;
+    const Submission& submission = *tensors.front().submission;
     const bool reduces = submission.request.kind == CollectiveKind::Allreduce;
     const std::size_t bytes = plan.slices.front().bytes;
     if (reduces && submission.input != submission.output && bytes > 0) {
@@ -25,7 +25,7 @@ void Group::pack() {
     const bool last = i + 1 == tensors.size();
     const std::size_t end = last ? plan.bytes : plan.slices[i + 1].offset;
     std::byte* target = buffer.memory.get() + slice.offset;
-    if (slice.bytes > 0) std::memcpy(target, tensors[i].submission.input, slice.bytes);
+    if (slice.bytes > 0) std::memcpy(target, tensors[i].submission->input, slice.bytes);
     // The gap up to the next slice is reduced as well: it must hold numbers.
     std::memset(target + slice.bytes, 0, end - slice.offset - slice.bytes);
   }
@@ -35,7 +35,7 @@ void Group::unpack() {
   for (std::size_t i = 0; i < tensors.size(); ++i) {
     const FusionGroup::Slice& slice = plan.slices[i];
     if (slice.bytes == 0) continue;
-    std::memcpy(tensors[i].submission.output, buffer.memory.get() + slice.offset, slice.bytes);
+    std::memcpy(tensors[i].submission->output, buffer.memory.get() + slice.offset, slice.bytes);
   }
 }
 
@@ -56,7 +56,7 @@ Collective describe(const Submission& submission, const Members& members) {
 }
 
 Result<Collective> Group::describe(const Members& members, DataPlane& plane, bool timed) {
-  Collective collective = core::describe(tensors.front().submission, members);
+  Collective collective = core::describe(*tensors.front().submission, members);
   collective.sequence = sequence;
   collective.timed = timed && on_gpu();
   if (plan.fused()) {
@@ -86,7 +86,7 @@ Result<Collective> Group::describe(const Members& members, DataPlane& plane, boo
 /// Of the kinds that cut tensors into rows.
 Status Group::make_output(Collective& collective, DataPlane& plane) {
   const Request& request = this->request();
-  std::vector<std::int64_t>& rows = tensors.front().response.first_dimensions;
+  std::vector<std::int64_t>& rows = tensors.front().first_dimensions;
   if (request.kind == CollectiveKind::Reducescatter) {
     rows = slices_of(request, collective.ranks.size());
   }
@@ -100,7 +100,7 @@ Status Group::make_output(Collective& collective, DataPlane& plane) {
     }
   }
   if (Status s = allocate(plane, output_count(collective), made); !s.ok()) return s;
-  collective.input = tensors.front().submission.input;
+  collective.input = tensors.front().submission->input;
   collective.scratch = scratch.get();
   collective.output = made.get();
   return {};
@@ -119,10 +119,10 @@ Status Group::allocate(DataPlane& plane, std::int64_t elements,
 
 /// What a GPU does besides the operation itself, and after what.
 void Group::describe_for_gpu(Collective& collective) const {
-  collective.input = tensors.front().submission.input;
+  collective.input = tensors.front().submission->input;
   if (plan.fused()) collective.input = collective.output;
   for (std::size_t i = 0; i < tensors.size(); ++i) {
-    const Submission& submission = tensors[i].submission;
+    const Submission& submission = *tensors[i].submission;
     if (submission.ready != nullptr) collective.ready.push_back(submission.ready);
     if (!plan.fused()) {
       collective.pack = submission.pack;
@@ -138,7 +138,7 @@ void Group::describe_for_gpu(Collective& collective) const {
 bool Group::awaits_meeting() const {
   return times.met == Clock::time_point() &&
          std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
-           return tensor.submission.times != nullptr;
+           return tensor.submission->times != nullptr;
          });
 }
 
@@ -149,27 +149,26 @@ void Group::note_meeting(Clock::time_point looked) {
 void Group::deliver(std::shared_ptr<DeviceEvent> finished) {
   if (std::exchange(delivered, true)) return;
   for (AgreedSubmission& tensor : tensors) {
-    if (tensor.submission.times != nullptr) {
-      *tensor.submission.times = {.met = times.met, .done = times.unpacked};
+    if (tensor.submission->times != nullptr) {
+      *tensor.submission->times = {.met = times.met, .done = times.unpacked};
     }
-    tensor.submission.work->complete(
-        {}, {.made = made,
-             .first_dimensions = std::move(tensor.response.first_dimensions),
-             .finished = finished});
+    tensor.submission->work->complete({}, {.made = made,
+                                           .first_dimensions = std::move(tensor.first_dimensions),
+                                           .finished = finished});
   }
 }
 
 void Group::fail(const std::string& error) const {
   if (delivered) return;
   for (const AgreedSubmission& tensor : tensors) {
-    tensor.submission.work->complete(
-        Status::error(fmt::format("{}: {}", label(tensor.submission.request), error)));
+    tensor.submission->work->complete(
+        Status::error(fmt::format("{}: {}", label(tensor.submission->request), error)));
   }
 }
 
 void Group::record(EngineTrace& trace) const {
   std::vector<const Submission*> submissions;
-  for (const AgreedSubmission& tensor : tensors) submissions.push_back(&tensor.submission);
+  for (const AgreedSubmission& tensor : tensors) submissions.push_back(tensor.submission.get());
   std::size_t bytes = 0;
   for (const FusionGroup::Slice& slice : plan.slices) bytes += slice.bytes;
   trace.ran(submissions, bytes, times);

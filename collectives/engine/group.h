@@ -18,8 +18,9 @@ namespace kolo::core {
 
 /// A submission that all ranks have agreed to run.
 struct AgreedSubmission {
-  Submission submission;
-  Response response;
+  SubmissionPtr submission;
+  /// As in Response.
+  std::vector<std::int64_t> first_dimensions;
 };
 
 /// Who takes part in a channel's operations: global ranks, of which this one is number `member`.
@@ -49,7 +50,7 @@ struct Group {
   /// Its submissions are done, although a GPU may still be at it.
   bool delivered = false;
 
-  const Request& request() const { return tensors.front().submission.request; }
+  const Request& request() const { return tensors.front().submission->request; }
   bool on_gpu() const { return request().device == DeviceType::Cuda; }
   std::size_t buffer_bytes() const { return plan.fused() ? plan.bytes : 0; }
 

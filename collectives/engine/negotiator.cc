@@ -35,9 +35,8 @@ std::size_t Negotiator::member_of(int rank) const {
   return static_cast<std::size_t>(found - ranks_.begin());
 }
 
-void Negotiator::add(int rank, Request request, Clock::time_point now) {
+void Negotiator::add(int rank, const Request& request, Clock::time_point now) {
   const std::size_t member = member_of(rank);
-  const std::string name = request.name;
   Operation& operation = operation_for(member, request, rank, now);
   count(operation, member);
   if (!request.refusal.empty()) {
@@ -59,7 +58,7 @@ void Negotiator::add(int rank, Request request, Clock::time_point now) {
       if (operation.submissions == ranks_.size()) conclude(operation);
     }
   }
-  forget_ended(name);
+  if (operation.submissions == ranks_.size()) forget_ended(request.name);
 }
 
 Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Request& request,
@@ -73,6 +72,7 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
   operation.first_rank = rank;
   operation.since = now;
   operation.submitted.resize(ranks_.size());
+  operation.waiting.reserve(ranks_.size());
   const bool ragged =
       request.kind == CollectiveKind::Allgather || request.kind == CollectiveKind::Alltoall;
   if (ragged) operation.rows.resize(ranks_.size());
@@ -93,7 +93,7 @@ void Negotiator::fail(Operation& operation, const std::string& error) {
   if (operation.error.empty()) operation.error = error;
   has_replies_ |= !operation.waiting.empty();
   for (const std::size_t member : operation.waiting) {
-    replies_[member].push_back({.name = operation.first.name, .error = operation.error});
+    replies_.to_one[member].push_back({.name = operation.first.name, .error = operation.error});
   }
   operation.waiting.clear();
 }
@@ -110,13 +110,18 @@ void Negotiator::conclude(Operation& operation) {
   }
   if (recurrence_) response.plan = recurrence_->find(operation.first, operation.awaited);
   has_replies_ = true;
+  if (operation.first.kind != CollectiveKind::Alltoall) {
+    response.first_dimensions = first_dimensions(operation, 0);
+    replies_.to_all.push_back(std::move(response));
+    return;
+  }
   for (std::size_t member = 0; member < ranks_.size(); ++member) {
     response.first_dimensions = first_dimensions(operation, member);
-    replies_[member].push_back(response);
+    replies_.to_one[member].push_back(response);
   }
 }
 
-/// As a member is told them.
+/// As a member is told them; an all-gather's are the same for all.
 std::vector<std::int64_t> Negotiator::first_dimensions(const Operation& operation,
                                                        std::size_t member) {
   const bool to_all = operation.first.kind == CollectiveKind::Allgather;
@@ -149,9 +154,9 @@ void Negotiator::leave(int rank) {
   for (const std::string& name : names) forget_ended(name);
 }
 
-std::vector<std::vector<Response>> Negotiator::take_replies() {
+Negotiator::Replies Negotiator::take_replies() {
   has_replies_ = false;
-  return std::exchange(replies_, std::vector<std::vector<Response>>(ranks_.size()));
+  return std::exchange(replies_, Replies(ranks_.size()));
 }
 
 std::vector<Negotiator::Stall> Negotiator::stalled(Clock::time_point now,

@@ -36,14 +36,21 @@ class Negotiator {
   /// Of the process set with these global ranks, ascending. `names_recur`: names may get plans of their own.
   explicit Negotiator(std::vector<int> ranks, bool names_recur = false);
 
-  void add(int rank, Request request, Clock::time_point now);
+  void add(int rank, const Request& request, Clock::time_point now);
 
   /// The rank will submit nothing any more, and its part in what waits is withdrawn.
   void leave(int rank);
 
-  /// Replies since the last call, by index of the member. Their "go ahead"s are the same for all,
-  /// but for the rows of an all-to-all.
-  std::vector<std::vector<Response>> take_replies();
+  struct Replies {
+    explicit Replies(std::size_t members) : to_one(members) {}
+
+    /// To be heard before the others.
+    std::vector<Response> to_all;
+    /// By index of the member.
+    std::vector<std::vector<Response>> to_one;
+  };
+  /// Those since the last call.
+  Replies take_replies();
 
   bool has_replies() const { return has_replies_; }
 
@@ -97,7 +104,7 @@ class Negotiator {
   std::unordered_map<std::string, std::vector<Operation>> operations_;
   /// Open operations that member 0 has submitted.
   std::size_t joined_by_leader_ = 0;
-  std::vector<std::vector<Response>> replies_;
+  Replies replies_;
   bool has_replies_ = false;
   ChannelId next_channel_ = kWorldChannel + 1;
 };

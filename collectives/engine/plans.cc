@@ -8,21 +8,21 @@
 
 namespace kolo::core {
 
-void Plans::start(Submission submission, const Channel& set, int rank) {
-  const ChannelId id = plan_channel(submission.channel, submission.plan);
+void Plans::start(SubmissionPtr submission, const Channel& set, int rank) {
+  const ChannelId id = plan_channel(submission->channel, submission->plan);
   if (!executor_.contains(id)) {
     executor_.add_channel(id, set.ranks, set.member(rank));
-    for (const MemberLeft& departure : departures_[submission.channel]) apply(departure);
+    for (const MemberLeft& departure : departures_[submission->channel]) apply(departure);
     if (const auto ends = ends_.find(id); ends != ends_.end()) {
       for (const PlanEnd& plan_end : ends->second) apply(plan_end);
     }
   }
-  Response response{.name = submission.request.name};
-  if (submission.request.kind == CollectiveKind::Allgather) {
-    response.first_dimensions.assign(set.ranks.size(), submission.request.shape.front());
+  std::vector<std::int64_t> first_dimensions;
+  if (submission->request.kind == CollectiveKind::Allgather) {
+    first_dimensions.assign(set.ranks.size(), submission->request.shape.front());
   }
   std::vector<AgreedSubmission> batch;
-  batch.push_back({std::move(submission), std::move(response)});
+  batch.push_back({std::move(submission), std::move(first_dimensions)});
   executor_.enqueue(id, std::move(batch));
 }
 

@@ -30,7 +30,7 @@ class Plans {
   explicit Plans(Executor& executor) : executor_(executor) {}
 
   /// Hands an operation of a plan (`submission.plan`) of `set` to the executor. `rank`: this one.
-  void start(Submission submission, const Channel& set, int rank);
+  void start(SubmissionPtr submission, const Channel& set, int rank);
 
   /// How many operations of each plan this rank has submitted, or of one. Of a plan
   /// that it has left because a member declined, it has nothing any more.

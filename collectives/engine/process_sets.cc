@@ -46,39 +46,41 @@ Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce
   return ran;
 }
 
-Status ProcessSets::hand_in(std::span<Submission> submissions, Clock::time_point now) {
+Status ProcessSets::hand_in(std::span<SubmissionPtr> submissions, Clock::time_point now) {
   std::map<ChannelId, RequestList> outbox;
-  for (Submission& submission : submissions) take(std::move(submission), outbox, now);
+  for (SubmissionPtr& submission : submissions) take(std::move(submission), outbox, now);
   for (auto& [id, list] : outbox) {
     Channel& channel = channels_.at(id);
     if (channel.negotiator == nullptr) {
-      if (Status status = send_(channel.leader(), std::move(list)); !status.ok()) return status;
+      const int leader = channel.leader();
+      if (Status status = send_({&leader, 1}, std::move(list)); !status.ok()) return status;
       continue;
     }
-    for (Request& request : list.requests) channel.negotiator->add(rank_, std::move(request), now);
+    for (const Request& request : list.requests) channel.negotiator->add(rank_, request, now);
   }
   return {};
 }
 
 /// Their names do not recur any more.
-Status ProcessSets::hand_in_again(std::vector<Submission> declined, Clock::time_point now) {
+Status ProcessSets::hand_in_again(std::vector<SubmissionPtr> declined, Clock::time_point now) {
   // This rank's own part has been handed in already, in another form.
-  std::erase_if(declined, [](const Submission& submission) { return submission.declines; });
-  for (Submission& submission : declined) {
-    channels_.at(submission.channel).recurring.remove(submission.request.name);
-    submission.plan = 0;
+  std::erase_if(declined, [](const SubmissionPtr& submission) { return submission->declines; });
+  for (const SubmissionPtr& submission : declined) {
+    channels_.at(submission->channel).recurring.remove(submission->request.name);
+    submission->plan = 0;
   }
   if (!left_.contains(rank_)) return hand_in(declined, now);
-  for (const Submission& submission : declined) {
-    submission.work->complete(Status::error(fmt::format(
-        "{}: kolo::shutdown() was called before it was agreed on", label(submission.request))));
+  for (const SubmissionPtr& submission : declined) {
+    submission->work->complete(Status::error(fmt::format(
+        "{}: kolo::shutdown() was called before it was agreed on", label(submission->request))));
   }
   return {};
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
-void ProcessSets::take(Submission submission, std::map<ChannelId, RequestList>& outbox,
+void ProcessSets::take(SubmissionPtr taken, std::map<ChannelId, RequestList>& outbox,
                        Clock::time_point now) {
+  Submission& submission = *taken;
   const auto refuse = [&submission](const std::string& reason) {
     submission.work->complete(
         Status::error(fmt::format("{}: {}", label(submission.request), reason)));
@@ -90,7 +92,7 @@ void ProcessSets::take(Submission submission, std::map<ChannelId, RequestList>& 
         fmt::format("rank {} is not a member of process set {}", rank_, submission.channel));
   }
   Channel& channel = found->second;
-  if (submission.plan != 0) return plans_.start(std::move(submission), channel, rank_);
+  if (submission.plan != 0) return plans_.start(std::move(taken), channel, rank_);
   Request& request = submission.request;
   RecurringNames::Name* const recurring = channel.recurring.find(request.name);
   if (channel.pending.contains(request.name) || (recurring != nullptr && recurring->in_use())) {
@@ -101,12 +103,12 @@ void ProcessSets::take(Submission submission, std::map<ChannelId, RequestList>& 
     if (request == recurring->request) {
       submission.plan = recurring->plan;
       recurring->work = submission.work;
-      return plans_.start(std::move(submission), channel, rank_);
+      return plans_.start(std::move(taken), channel, rank_);
     }
-    plans_.start({.channel = submission.channel,
-                  .plan = recurring->plan,
-                  .request = recurring->request,
-                  .declines = true},
+    plans_.start(std::make_unique<Submission>(Submission{.channel = submission.channel,
+                                                         .plan = recurring->plan,
+                                                         .request = recurring->request,
+                                                         .declines = true}),
                  channel, rank_);
     channel.recurring.remove(request.name);
   }
@@ -120,7 +122,7 @@ void ProcessSets::take(Submission submission, std::map<ChannelId, RequestList>& 
   list.requests.back().awaited = submission.awaited;
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
   if (channel.pending.empty()) channel.quiet_since = now;
-  channel.pending.emplace(request.name, std::move(submission));
+  channel.pending.emplace(request.name, std::move(taken));
 }
 
 bool ProcessSets::expecting() const {
@@ -135,8 +137,8 @@ void ProcessSets::end(const std::string& error) {
   end_ = error;
   for (auto& [id, channel] : channels_) {
     for (const auto& [name, submission] : channel.pending) {
-      submission.work->complete(
-          Status::error(fmt::format("{}: {}", label(submission.request), error)));
+      submission->work->complete(
+          Status::error(fmt::format("{}: {}", label(submission->request), error)));
     }
     channel.pending.clear();
   }
@@ -173,18 +175,25 @@ Result<bool> ProcessSets::answer() {
   // An answer may add a channel, which leaves the others where they are.
   for (auto& [id, channel] : channels_) {
     if (channel.negotiator == nullptr || !channel.negotiator->has_replies()) continue;
-    std::vector<std::vector<Response>> replies = channel.negotiator->take_replies();
-    for (std::size_t member = 0; member < replies.size(); ++member) {
-      if (replies[member].empty()) continue;
-      answered = true;
-      const int destination = channel.ranks[member];
-      Status status = destination == rank_
-                          ? execute(id, channel, replies[member])
-                          : send_(destination, ResponseList{id, std::move(replies[member])});
-      if (!status.ok()) return status;
+    answered = true;
+    Negotiator::Replies replies = channel.negotiator->take_replies();
+    Status status = tell(id, channel, channel.ranks, std::move(replies.to_all));
+    for (std::size_t member = 0; status.ok() && member < channel.ranks.size(); ++member) {
+      status = tell(id, channel, {&channel.ranks[member], 1}, std::move(replies.to_one[member]));
     }
+    if (!status.ok()) return status;
   }
   return answered;
+}
+
+/// What this rank has answered as the leader, also to itself.
+Status ProcessSets::tell(ChannelId id, Channel& channel, std::span<const int> ranks,
+                         std::vector<Response> responses) {
+  if (responses.empty()) return {};
+  const ResponseList list{id, std::move(responses)};
+  if (Status status = send_(ranks, list); !status.ok()) return status;
+  return std::ranges::find(ranks, rank_) == ranks.end() ? Status()
+                                                        : execute(id, channel, list.responses);
 }
 
 std::vector<ChannelId> ProcessSets::leave(int rank) {
@@ -209,8 +218,9 @@ Status ProcessSets::execute(ChannelId id, Channel& channel,
       return Status::error(
           fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
     }
-    Submission submission = std::move(found->second);
+    SubmissionPtr owned = std::move(found->second);
     channel.pending.erase(found);
+    const Submission& submission = *owned;
     if (!response.error.empty()) {
       submission.work->complete(Status::error(response.error));
       continue;
@@ -229,7 +239,7 @@ Status ProcessSets::execute(ChannelId id, Channel& channel,
       case CollectiveKind::Allgather:
       case CollectiveKind::Reducescatter:
       case CollectiveKind::Alltoall:
-        batch.push_back({std::move(submission), response});
+        batch.push_back({std::move(owned), response.first_dimensions});
         break;
     }
   }
@@ -244,7 +254,7 @@ Status ProcessSets::complete_process_set(const Submission& submission, const Res
   submission.work->complete({}, {.new_channel = response.new_channel});
   // The new leader may not have been told.
   const bool leaving = left_.contains(rank_);
-  if (member && leaving && ranks.front() != rank_) return send_(ranks.front(), Leave{});
+  if (member && leaving) return send_({&ranks.front(), 1}, Leave{});
   return {};
 }
 

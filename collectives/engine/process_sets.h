@@ -36,8 +36,8 @@ namespace kolo::core {
 /// hand began.
 class ProcessSets {
  public:
-  /// To another rank.
-  using Send = std::function<Status(int destination, const Message& message)>;
+  /// To these, but for this rank itself.
+  using Send = std::function<Status(std::span<const int> destinations, const Message& message)>;
 
   /// Begins with the set of all ranks. `trace` may be null.
   ProcessSets(const Topology& topology, const DataPlane& data, Executor& executor, Plans& plans,
@@ -47,10 +47,11 @@ class ProcessSets {
   Result<Executor::RunNow> run_now(const BlockingAllreduce& allreduce, int looks);
 
   /// Takes submissions of this rank. What is wrong with one of them, its Work says.
-  Status hand_in(std::span<Submission> submissions, Clock::time_point now);
+  Status hand_in(std::span<SubmissionPtr> submissions, Clock::time_point now);
 
-  /// Operations of names that recurred, which a member has declined, or left without: the leaders are asked.
-  Status hand_in_again(std::vector<Submission> declined, Clock::time_point now);
+  /// Operations of names that recurred, which a member has declined, or left without:
+  /// the leaders are asked.
+  Status hand_in_again(std::vector<SubmissionPtr> declined, Clock::time_point now);
 
   /// From a member of a set that this rank leads, and from a leader.
   Status handle(int source, const RequestList& list, Clock::time_point now);
@@ -75,7 +76,9 @@ class ProcessSets {
   const std::map<ChannelId, Channel>& all() const { return channels_; }
 
  private:
-  void take(Submission submission, std::map<ChannelId, RequestList>& outbox, Clock::time_point now);
+  void take(SubmissionPtr taken, std::map<ChannelId, RequestList>& outbox, Clock::time_point now);
+  Status tell(ChannelId id, Channel& channel, std::span<const int> ranks,
+              std::vector<Response> responses);
   Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
   Status complete_process_set(const Submission& submission, const Response& response);
   void add_channel(ChannelId id, std::vector<int> ranks);

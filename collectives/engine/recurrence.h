@@ -53,10 +53,13 @@ class RecurringNames {
   struct Name {
     Request request;
     PlanId plan = 0;
-    /// The latest submission's; null before the first one.
-    std::shared_ptr<const Work> work;
+    /// The latest submission's, which is held by that until it is done.
+    std::weak_ptr<const Work> work;
 
-    bool in_use() const { return work != nullptr && !work->done(); }
+    bool in_use() const {
+      const std::shared_ptr<const Work> latest = work.lock();
+      return latest != nullptr && !latest->done();
+    }
   };
 
   /// From now on `request` is an operation of this plan.

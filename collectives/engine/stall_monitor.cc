@@ -100,20 +100,22 @@ void StallMonitor::warn(ChannelId id, Channel& channel, Clock::time_point now,
 
 Status StallMonitor::give_up_on_leader(const Channel& channel, Clock::time_point now) const {
   const auto& [name, oldest] = *std::ranges::min_element(
-      channel.pending, {}, [](const auto& entry) { return entry.second.submitted; });
-  const std::chrono::duration<double> age = now - oldest.submitted;
+      channel.pending, {}, [](const auto& entry) { return entry.second->submitted; });
+  const std::chrono::duration<double> age = now - oldest->submitted;
   if (age <= kPatience * abort_after_ + 2 * kInterval) return {};
   return Status::error(
       fmt::format("{}: given up after {:.1f} s: rank {} submitted it, rank {} has not answered "
                   "(KOLO_STALL_ABORT_SECONDS)",
-                  label(oldest.request), age.count(), rank_, channel.leader()));
+                  label(oldest->request), age.count(), rank_, channel.leader()));
 }
 
 void StallMonitor::warn_of_leader(Channel& channel, Clock::time_point now) const {
   if (now - channel.quiet_since < kPatience * warn_after_) return;
   channel.quiet_since = now;
   std::vector<std::string> names;
-  for (const auto& [name, submission] : channel.pending) names.push_back(label(submission.request));
+  for (const auto& [name, submission] : channel.pending) {
+    names.push_back(label(submission->request));
+  }
   std::ranges::sort(names);
   logger_.warn("stalled: rank {} has not submitted {}, for which rank {} waits", channel.leader(),
                fmt::join(names, ", "), rank_);

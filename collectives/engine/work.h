@@ -112,4 +112,7 @@ struct Submission {
   std::shared_ptr<OperationTimes> times;
 };
 
+/// It is large, and goes through many hands.
+using SubmissionPtr = std::unique_ptr<Submission>;
+
 }  // namespace kolo::core

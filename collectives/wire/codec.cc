@@ -229,4 +229,15 @@ Result<Message> decode(std::span<const std::byte> bytes) {
   return message;
 }
 
+Result<const Message*> Decoder::operator()(std::vector<std::byte> bytes) {
+  if (!message_ || bytes != bytes_) {
+    message_.reset();
+    Result<Message> decoded = decode(bytes);
+    if (!decoded.ok()) return decoded.status();
+    message_ = std::move(decoded).value();
+    bytes_ = std::move(bytes);
+  }
+  return &*message_;
+}
+
 }  // namespace kolo::core

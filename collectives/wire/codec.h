@@ -3,6 +3,7 @@
 /// Messages as bytes: version, kind, fields; little-endian, lengths before what they count.
 
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -17,5 +18,17 @@ std::vector<std::byte> encode(const Message& message);
 /// or with a value that its field cannot have; never reads outside `bytes`, and never allocates more
 /// than a small multiple of their size.
 Result<Message> decode(std::span<const std::byte> bytes);
+
+/// Ranks mostly say the same, one after the other: that is read once.
+class Decoder {
+ public:
+  /// As decode(). The message is valid until the next call.
+  Result<const Message*> operator()(std::vector<std::byte> bytes);
+
+ private:
+  /// Those of message_, if there is one.
+  std::vector<std::byte> bytes_;
+  std::optional<Message> message_;
+};
 
 }  // namespace kolo::core

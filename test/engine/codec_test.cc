@@ -259,6 +259,22 @@ TEST(Codec, ManyEmptyItemsAllocateLittle) {
   }
 }
 
+TEST(Codec, TheSameAgainIsTheSameMessage) {
+  EXPECT_TRUE(rc::check([] {
+    Decoder decode_next;
+    std::vector<Bytes> heard;
+    for (int i = *rc::gen::inRange(1, 8); i > 0; --i) {
+      const bool again = !heard.empty() && *rc::gen::arbitrary<bool>();
+      heard.push_back(again ? heard.back() : encode(any_message()));
+      if (!again && *rc::gen::arbitrary<bool>()) heard.back().pop_back();
+      const Result<Message> alone = decode(heard.back());
+      const Result<const Message*> next = decode_next(heard.back());
+      RC_ASSERT(next.ok() == alone.ok());
+      if (next.ok()) RC_ASSERT(*next.value() == alone.value());
+    }
+  }));
+}
+
 TEST(Codec, AnotherVersionIsNamed) {
   Bytes bytes = encode(Leave{});
   bytes[0] = std::byte{2};

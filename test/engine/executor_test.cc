@@ -102,14 +102,14 @@ struct Tensor {
 
   AgreedSubmission agreed(const std::string& name, ChannelId channel = kWorldChannel) {
     AgreedSubmission agreed;
-    Submission& submission = agreed.submission;
+    agreed.submission = std::make_unique<Submission>();
+    Submission& submission = *agreed.submission;
     submission.channel = channel;
     submission.request.name = name;
     submission.request.shape = {static_cast<std::int64_t>(input.size())};
     submission.input = input.data();
     submission.output = output.data();
     submission.work = work;
-    agreed.response.name = name;
     return agreed;
   }
 };
@@ -122,6 +122,12 @@ std::vector<Tensor> tensors(std::size_t count, std::size_t largest, std::mt19937
     tensor.output.resize(tensor.input.size());
   }
   return all;
+}
+
+void enqueue(Executor& executor, ChannelId channel, AgreedSubmission alone) {
+  std::vector<AgreedSubmission> batch;
+  batch.push_back(std::move(alone));
+  executor.enqueue(channel, std::move(batch));
 }
 
 void enqueue(Executor& executor, std::vector<Tensor>& all, std::size_t batch) {
@@ -202,7 +208,7 @@ TEST_P(ExecutorTest, InPlace) {
   for (Tensor& tensor : all) {
     tensor.output = tensor.input;
     batch.push_back(tensor.agreed(fmt::format("t{}", batch.size())));
-    batch.back().submission.input = tensor.output.data();
+    batch.back().submission->input = tensor.output.data();
   }
   executor.enqueue(kWorldChannel, std::move(batch));
   finish(executor);
@@ -218,7 +224,7 @@ TEST_P(ExecutorTest, ChannelsDoNotWaitForEachOther) {
   std::vector<Tensor> stuck = tensors(200, 16, plane.random);
   enqueue(executor, stuck, 1);
   std::vector<Tensor> free = tensors(200, 16, plane.random);
-  for (Tensor& tensor : free) executor.enqueue(7, {tensor.agreed("free", 7)});
+  for (Tensor& tensor : free) enqueue(executor, 7, tensor.agreed("free", 7));
   while (!free.back().work->done() ||
          !std::ranges::all_of(free, [](const Tensor& tensor) { return tensor.work->done(); })) {
     ASSERT_TRUE(executor.progress().ok());
@@ -266,7 +272,7 @@ TEST_P(ExecutorTest, EndsAChannelWhereAMemberLeft) {
   executor.add_channel(5, {3, 8}, 0);
   std::vector<Tensor> all = tensors(40, 16, plane.random);
   const auto enqueue_one = [&](std::size_t i) {
-    executor.enqueue(5, {all[i].agreed(fmt::format("t{}", i), 5)});
+    enqueue(executor, 5, all[i].agreed(fmt::format("t{}", i), 5));
   };
   for (std::size_t i = 0; i < 30; ++i) enqueue_one(i);
   ASSERT_TRUE(executor.progress().ok());
@@ -336,9 +342,9 @@ TEST(Executor, TellsWhenAllHadCome) {
     std::vector<Tensor> own(2, {.input = {1, 2}, .output = {1, 2}});
     const auto start = [&](std::size_t rank) {
       AgreedSubmission agreed = own[rank].agreed("t");
-      if (rank == 0) agreed.submission.times = std::make_shared<OperationTimes>();
-      const auto times = agreed.submission.times;
-      executors[rank]->enqueue(kWorldChannel, {std::move(agreed)});
+      if (rank == 0) agreed.submission->times = std::make_shared<OperationTimes>();
+      const auto times = agreed.submission->times;
+      enqueue(*executors[rank], kWorldChannel, std::move(agreed));
       progress(rank);
       return times;
     };

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "engine/negotiator.h"
+#include "replies.h"
 
 namespace kolo::core {
 namespace {
@@ -144,7 +145,7 @@ class Game {
   }
 
   void compare() {
-    const std::vector<std::vector<Response>> replies = negotiator_.take_replies();
+    const std::vector<std::vector<Response>> replies = by_member(negotiator_.take_replies());
     for (std::size_t member = 0; member < replies.size(); ++member) {
       for (const Response& reply : replies[member]) {
         seen_[member].push_back({reply.name, reply.error.empty()});

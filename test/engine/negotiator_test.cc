@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "replies.h"
+
 namespace kolo::core {
 namespace {
 
@@ -49,7 +51,7 @@ class NegotiatorTest : public ::testing::Test {
   void add(int rank, Request r) { negotiator_.add(rank, std::move(r), kStart); }
   /// The members' replies, as summaries.
   std::vector<std::vector<std::string>> replies() {
-    replies_ = negotiator_.take_replies();
+    replies_ = by_member(negotiator_.take_replies());
     std::vector<std::vector<std::string>> all;
     for (const auto& of_member : replies_) all.push_back(summary(of_member));
     return all;

@@ -5,6 +5,8 @@ usage: training_overhead.py BIN [--ranks N] [--pairs P] [--images I] [--batch-si
 
 Each rank, and each process, has one core, one thread and the same number of images. Both ways alternate, P
 times; of each run the second epoch counts. Prints seconds per step and the ratio of each pair, by quartiles.
+"apart" is the processes' mean. Ranks that train together go as fast as the slowest of them, so where cores are not
+equally fast, part of the ratio is "slowest apart / apart", which nothing that keeps ranks in step can avoid.
 BIN is the folder of kolorun and resnet18_cifar10, such as build/release/bin. Other work on this machine spoils
 the figures.
 """
@@ -58,16 +60,16 @@ def together(options, folder):
 
 
 def apart(options, folder, cores):
-    """The mean: ranks that wait for each other differ in it from those that do not."""
+    """Of each process."""
     histories = [folder / f"apart-{i}.csv" for i in range(options.ranks)]
     run_all([["taskset", "-c", str(core), *training(options, options.images, history)]
              for core, history in zip(cores, histories)])
-    return statistics.mean(seconds_per_step(options, history) for history in histories)
+    return [seconds_per_step(options, history) for history in histories]
 
 
 def show(name, values, unit):
     quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    print(f"{name:<24}" + "  ".join(f"{value:.4f}" for value in quartiles) + f"  {unit}")
+    print(f"{name:<26}" + "  ".join(f"{value:.4f}" for value in quartiles) + f"  {unit}")
 
 
 def main():
@@ -80,12 +82,15 @@ def main():
         for number in range(options.pairs):
             folder = pathlib.Path(name)
             pairs.append((together(options, folder), apart(options, folder, cores)))
-            print(f"pair {number + 1} of {options.pairs}: {pairs[-1][0]:.4f} s together, "
-                  f"{pairs[-1][1]:.4f} s apart", file=sys.stderr)
+            each = " and ".join(f"{seconds:.4f}" for seconds in pairs[-1][1])
+            print(f"pair {number + 1} of {options.pairs}: {pairs[-1][0]:.4f} s together, {each} s apart",
+                  file=sys.stderr)
     print(f"{options.pairs} pairs, {options.ranks} ranks, batch {options.batch_size}: p25, median, p75")
     show("together", [pair[0] for pair in pairs], "s/step")
-    show("apart", [pair[1] for pair in pairs], "s/step")
-    show("together / apart", [pair[0] / pair[1] for pair in pairs], "")
+    show("apart", [statistics.mean(pair[1]) for pair in pairs], "s/step")
+    show("together / apart", [pair[0] / statistics.mean(pair[1]) for pair in pairs], "")
+    show("slowest apart / apart", [max(pair[1]) / statistics.mean(pair[1]) for pair in pairs], "")
+    show("together / slowest apart", [pair[0] / max(pair[1]) for pair in pairs], "")
 
 
 main()

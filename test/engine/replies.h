@@ -1,0 +1,21 @@
+#pragma once
+
+/// What each member of a process set is told.
+
+#include <vector>
+
+#include "engine/negotiator.h"
+
+namespace kolo::core {
+
+/// In the order in which it hears it, by index of the member.
+inline std::vector<std::vector<Response>> by_member(const Negotiator::Replies& replies) {
+  std::vector<std::vector<Response>> heard;
+  for (const std::vector<Response>& to_one : replies.to_one) {
+    heard.push_back(replies.to_all);
+    heard.back().insert(heard.back().end(), to_one.begin(), to_one.end());
+  }
+  return heard;
+}
+
+}  // namespace kolo::core
