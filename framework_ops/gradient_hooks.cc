@@ -17,8 +17,9 @@ class BeforeHook final : public torch::autograd::FunctionPreHook {
       : listener_(std::move(listener)), index_(index) {}
 
   variable_list operator()(const variable_list& gradients) override {
-    if (const auto listener = listener_.lock()) listener->before_gradient(index_);
-    return gradients;
+    const auto listener = listener_.lock();
+    if (listener == nullptr) return gradients;
+    return {listener->before_gradient(index_, gradients.front())};
   }
 
  private:

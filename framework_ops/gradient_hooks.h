@@ -15,8 +15,9 @@ class GradientListener {
  public:
   virtual ~GradientListener() = default;
 
-  /// Before autograd adds to the gradient of parameter `index`, or stores the first one.
-  virtual void before_gradient(std::size_t index) = 0;
+  /// Before autograd adds `incoming` to the gradient of parameter `index`, or stores it as the first one.
+  /// Returns what it is to add or store: `incoming`, or the same numbers elsewhere.
+  virtual torch::Tensor before_gradient(std::size_t index, const torch::Tensor& incoming) = 0;
   virtual void after_gradient(std::size_t index) = 0;
 };
 

@@ -120,7 +120,8 @@ bool DistributedOptimizer::Reducer::on_the_wire(std::size_t index) const {
   return groups_[plan_->group_of(index)].work.has_value();
 }
 
-void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
+torch::Tensor DistributedOptimizer::Reducer::before_gradient(std::size_t index,
+                                                             const torch::Tensor& incoming) {
   const std::lock_guard lock(mutex_);
   require_plan();
   RoundGradient& gradient = gradients_[index];
@@ -131,7 +132,7 @@ void DistributedOptimizer::Reducer::before_gradient(std::size_t index) {
                          ": that is right only with Average. Call zero_grad() before it, or "
                          "accumulate locally under no_sync()."));
   }
-  gradient.before(on_the_wire(index));
+  return gradient.before(incoming, on_the_wire(index), *plan_);
 }
 
 void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {

@@ -123,7 +123,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void leave();
 
   bool on_the_wire(std::size_t index) const;
-  void before_gradient(std::size_t index) override;
+  torch::Tensor before_gradient(std::size_t index, const torch::Tensor& incoming) override;
   void after_gradient(std::size_t index) override;
   std::shared_ptr<BackwardRun> current_backward();
   BackwardRun::Id id() const override { return id_; }

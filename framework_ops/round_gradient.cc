@@ -32,7 +32,8 @@ bool RoundGradient::holds_result() const {
          now.count_nonzero().item<std::int64_t>() > 0;
 }
 
-void RoundGradient::before(bool on_the_wire) {
+torch::Tensor RoundGradient::before(const torch::Tensor& incoming, bool on_the_wire,
+                                    const GradientPlan& plan) {
   altered_ = altered();
   remembered_.reset();
   if (for_next_round(on_the_wire) && !set_aside_) {
@@ -42,6 +43,13 @@ void RoundGradient::before(bool on_the_wire) {
   }
   was_empty_ = !gradient().defined();
   reduced_ = false;
+  const bool moves = was_empty_ && !set_aside_ && incoming.defined() && !incoming.is_cuda() &&
+                     !torch::GradMode::is_enabled() && plan.fits(incoming, index_);
+  if (!moves) return incoming;
+  const torch::Tensor& place = plan.view(index_);
+  place.copy_(incoming);
+  // A tensor of which nobody else knows, or autograd would copy it.
+  return place.alias();
 }
 
 bool RoundGradient::after(const GradientPlan& plan) {
@@ -55,7 +63,7 @@ bool RoundGradient::after(const GradientPlan& plan) {
     if (gradient().is_cuda()) {
       stored_ = gradient();
     } else {
-      plan.view(index_).copy_(gradient());
+      if (!plan.lies_in_place(gradient(), index_)) plan.view(index_).copy_(gradient());
       gradient() = plan.view(index_);
     }
   }

@@ -19,6 +19,9 @@ namespace kolo {
 /// where there was none moves to its place, and grad() becomes the place; one that the program has
 /// put somewhere, or that has a graph, stays where it is, and is copied to its place and back.
 ///
+/// On the host it moves just before autograd stores it, which then keeps the place instead of memory of its
+/// own: one copy, and no gradient-sized blocks that come and go and leave the heap full of holes.
+///
 /// On a GPU, where each copy is a kernel of its own, what autograd has stored waits until its group
 /// starts, and all that the group lacks is copied in one go, as a part of its operation (Packing).
 /// grad() becomes the place in finish(): until then another stream may be writing there.
@@ -51,8 +54,9 @@ class RoundGradient {
   /// Whether what autograd stores now is for the next round.
   bool for_next_round(bool on_the_wire) const { return arrived_ || on_the_wire; }
   /// Autograd is about to store a gradient, or to add to it. What is for the next round goes to memory of its
-  /// own, and is added in finish().
-  void before(bool on_the_wire);
+  /// own, and is added in finish(). Returns `incoming`; or, if that can be stored in its place at once, what
+  /// lies there now: autograd keeps the memory that it is given.
+  torch::Tensor before(const torch::Tensor& incoming, bool on_the_wire, const GradientPlan& plan);
   /// It has. False when there still is no gradient.
   bool after(const GradientPlan& plan);
   /// The gradient came in a backward that synchronises: it is the one that this round takes.
