@@ -1,8 +1,12 @@
 // Graphs out of the ordinary: backward inside backward, double backward, collectives inside a
 // graph.
 
+#include <torch/csrc/autograd/variable.h>
+
 #include <chrono>
+#include <memory>
 #include <thread>
+#include <utility>
 
 #include "framework/training.h"
 
@@ -238,6 +242,49 @@ TEST_F(GraphsTest, GradientsThatAreViewsOfOneBuffer) {
   EXPECT_TRUE(identical(run.net->b->bias.grad(), buffer.narrow(0, 49, 7)));
   EXPECT_TRUE(identical_on_all_ranks(buffer));
   EXPECT_GT(buffer.abs().min().item<double>(), 0);
+}
+
+/// Where autograd has stored a gradient, before Kolo looks at it.
+class Stored : public torch::autograd::FunctionPostHook {
+ public:
+  Stored(torch::Tensor parameter, const void*& memory)
+      : parameter_(std::move(parameter)), memory_(memory) {}
+
+  variable_list operator()(const variable_list& outputs, const variable_list& /*inputs*/) override {
+    memory_ = parameter_.grad().data_ptr();
+    return outputs;
+  }
+
+ private:
+  const torch::Tensor parameter_;
+  const void*& memory_;
+};
+
+TEST_F(GraphsTest, AutogradStoresGradientsInTheirPlaces) {
+  if (device().is_cuda()) GTEST_SKIP() << "on a GPU gradients move when their group starts";
+  const torch::Tensor parameter = torch::ones({40, 3}).requires_grad_();
+  const void* memory = nullptr;
+  const auto accumulator = torch::autograd::impl::grad_accumulator(parameter);
+  accumulator->add_post_hook(std::make_unique<Stored>(parameter, memory));
+  torch::optim::SGD sgd({parameter}, 0.1);
+  torch::OrderedDict<std::string, torch::Tensor> named;
+  named.insert("parameter", parameter);
+  kolo::DistributedOptimizer optimizer(sgd, named);
+  // Before other groups are adopted, for which it moves.
+  for (int step = 0; step < 3; ++step) {
+    parameter.mutable_grad().reset();
+    // Which autograd would take over, and which it would have to copy.
+    const torch::Tensor given = random({40, 3}, {step, kolo::rank()}, torch::kFloat32);
+    if (step % 2 == 0) {
+      (parameter * given).sum().backward();
+    } else {
+      torch::autograd::backward({parameter}, {given});
+    }
+    EXPECT_EQ(memory, parameter.grad().data_ptr());
+    torch::Tensor mean = torch::zeros({40, 3});
+    for (const int rank : all_ranks()) mean += random({40, 3}, {step, rank}, torch::kFloat32);
+    EXPECT_LT(relative_difference(parameter.grad(), mean / kolo::size()), 1e-6);
+  }
 }
 
 // ---- collectives of the program among those of the optimizer ----
