@@ -129,6 +129,7 @@ class RingReader {
 
   /// The next frame, if it is there.
   std::optional<Ring::Frame> next() const {
+    fetch_bulk();
     const Ring::Cell& cell = ring_->cells[read_ % Ring::kCells];
     const std::uint64_t stamp = cell.stamp.load(std::memory_order_acquire);
     const Ring::Frame frame{(stamp & 0xffff'ffff) >> 1, (stamp & 1) != 0};
@@ -142,6 +143,7 @@ class RingReader {
     if (in_cell > 0) std::memcpy(to, ring_->cells[read_ % Ring::kCells].bytes.data(), in_cell);
     ++read_;
     const std::size_t in_bulk = frame.in_bulk();
+    latest_in_bulk_ = in_bulk;
     if (in_bulk == 0) return;
     const std::size_t place = emptied_ % Ring::kBulkBytes;
     const std::size_t first = std::min(in_bulk, Ring::kBulkBytes - place);
@@ -170,7 +172,19 @@ class RingReader {
   }
 
  private:
+  /// Frames are often followed by others of their size: so what comes in bulk is on its way from the
+  /// writer's core while the cell is, and not after it. Many lines come faster by themselves.
+  void fetch_bulk() const {
+    if (latest_in_bulk_ > kMostFetched) return;
+    for (std::size_t begin = 0; begin < latest_in_bulk_; begin += 64) {
+      __builtin_prefetch(&ring_->bulk[(emptied_ + begin) % Ring::kBulkBytes]);
+    }
+  }
+
+  static constexpr std::size_t kMostFetched = 256;
+
   Ring* ring_;
+  std::size_t latest_in_bulk_ = 0;
   /// Frames, and their places in bulk; and what of these is released.
   std::uint64_t read_ = 0;
   std::uint64_t emptied_ = 0;
