@@ -91,6 +91,8 @@ int run_staged(std::uint64_t seed, const std::function<void()>& prepare) {
   std::array<Doorbell, kStagedRanks> doorbells;
   gpus::Options options;
   options.doubles.seed = seed;
+  // So long that a copy which nobody waits for is often late, whatever the machine does.
+  options.doubles.longest_delay = kLate / 2;
   options.prepare = prepare;
   options.wrap_plane = [&](int rank, const std::shared_ptr<DataPlane>& /*nccl*/) {
     return std::make_shared<StagedDataPlane>(
