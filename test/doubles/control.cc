@@ -63,11 +63,13 @@ struct Failure {
 struct Control {
   std::array<Count, kFunctions.size()> calls;
   Count waits;
+  Count asked;
   std::array<std::atomic<bool>, kMostDevices> contexts = {};
   std::shared_mutex plans_mutex;
   Settings settings;
   std::vector<Failure> failures;
   std::vector<Target> skipped_waits;
+  std::vector<Target> early_answers;
   std::mutex misuses_mutex;
   std::vector<std::string> misuses;
 };
@@ -94,6 +96,14 @@ void plan_failure(std::string_view function, Target target, int error) {
   control().failures.push_back({index_of(function), target, error});
 }
 
+/// Counts one more, and says whether it is among the targets.
+bool is_targeted(Count& count, const std::vector<Target>& targets) {
+  const Count::Place place = count.add(device_of_thread);
+  const std::shared_lock lock(control().plans_mutex);
+  return std::ranges::any_of(
+      targets, [&](const Target& target) { return target.is(place, device_of_thread); });
+}
+
 }  // namespace
 
 int enter(Function function) {
@@ -109,13 +119,9 @@ int enter(Function function) {
   return 0;
 }
 
-bool wait_is_skipped() {
-  const Count::Place place = control().waits.add(device_of_thread);
-  const std::shared_lock lock(control().plans_mutex);
-  return std::ranges::any_of(control().skipped_waits, [&](const Target& target) {
-    return target.is(place, device_of_thread);
-  });
-}
+bool wait_is_skipped() { return is_targeted(control().waits, control().skipped_waits); }
+
+bool answer_is_early() { return is_targeted(control().asked, control().early_answers); }
 
 void report_misuse(std::string message) {
   const std::lock_guard lock(control().misuses_mutex);
@@ -135,6 +141,7 @@ void mark_as_stream_thread() { is_stream_thread = true; }
 void reset_control(const Settings& settings) {
   for (Count& count : control().calls) count.clear();
   control().waits.clear();
+  control().asked.clear();
   for (auto& context : control().contexts) context = false;
   device_of_thread = 0;
   const std::unique_lock plans(control().plans_mutex);
@@ -142,6 +149,7 @@ void reset_control(const Settings& settings) {
   control().settings.devices = std::min(settings.devices, kMostDevices);
   control().failures.clear();
   control().skipped_waits.clear();
+  control().early_answers.clear();
   const std::lock_guard misuses(control().misuses_mutex);
   control().misuses.clear();
 }
@@ -160,6 +168,13 @@ void skip_wait(std::int64_t n, int device) {
 }
 
 std::int64_t waits(int device) { return control().waits.read(device); }
+
+void answer_early(std::int64_t n, int device) {
+  const std::unique_lock lock(control().plans_mutex);
+  control().early_answers.push_back({n, device});
+}
+
+std::int64_t asked(int device) { return control().asked.read(device); }
 
 std::int64_t calls(std::string_view function, int device) {
   return control().calls.at(index_of(function)).read(device);

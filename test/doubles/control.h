@@ -91,6 +91,8 @@ int enter(Function function);
 
 /// Whether the wait that comes now is to be left out.
 bool wait_is_skipped();
+/// Whether the event that is asked for now, for the first time, is said to be reached.
+bool answer_is_early();
 
 void report_misuse(std::string message);
 

@@ -115,8 +115,8 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   if (const cudaError_t error = entered("cudaEventQuery")) return error;
   if (!is_alive(event, "cudaEventQuery")) return ended(cudaErrorInvalidResourceHandle);
-  const Record* const record = newest_record(event);
-  return record == nullptr || record->is_complete() ? cudaSuccess : cudaErrorNotReady;
+  Record* const record = newest_record(event);
+  return record == nullptr || record->is_said_to_be_complete() ? cudaSuccess : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {

@@ -70,6 +70,12 @@ void fail(std::string_view function, std::int64_t n, ncclResult_t error, int dev
 void skip_wait(std::int64_t n, int device = kAnyDevice);
 std::int64_t waits(int device = kAnyDevice);
 
+/// cudaEventQuery says of the n-th recorded event that it is reached, also when it is not. They are
+/// counted when they are asked for the first time, so that it does not matter how often that is.
+/// asked() says how many there were, so that a test can lie about each in turn.
+void answer_early(std::int64_t n, int device = kAnyDevice);
+std::int64_t asked(int device = kAnyDevice);
+
 /// Communicators are numbered from 0 in the order of their ncclGetUniqueId; their operations (a
 /// collective, a send or a receive, each, also within a group) from 0 on each rank. The operation
 /// never ends, until it is aborted. To be called before the operation is.

@@ -202,6 +202,25 @@ TEST_F(Control, CallsAreThoseOfADevice) {
   EXPECT_EQ(live().events, 7);
 }
 
+TEST_F(Control, TheChosenEventIsSaidToBeReached) {
+  answer_early(1, 0);
+  const cudaStream_t stream = new_stream();
+  const cudaEvent_t first = new_event();
+  const cudaEvent_t second = new_event();
+  EXPECT_EQ(cudaEventQuery(first), cudaSuccess);  // never recorded, so not counted
+  const Gate gate(stream);
+  ASSERT_EQ(cudaEventRecord(second, stream), cudaSuccess);
+  ASSERT_EQ(cudaEventRecord(first, stream), cudaSuccess);
+  for (int time = 0; time < 2; ++time) {
+    EXPECT_EQ(cudaEventQuery(first), cudaErrorNotReady);
+    EXPECT_EQ(cudaEventQuery(second), cudaSuccess);
+  }
+  ASSERT_EQ(cudaEventRecord(second, stream), cudaSuccess);
+  EXPECT_EQ(cudaEventQuery(second), cudaErrorNotReady);
+  EXPECT_EQ(asked(0), 3);
+  EXPECT_EQ(asked(1), 0);
+}
+
 TEST_F(Control, DevicesAndVersions) {
   reset({.devices = 3, .nccl_version = 21800});
   int number = 0;

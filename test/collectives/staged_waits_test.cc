@@ -1,0 +1,124 @@
+// Where the host's plane works for a GPU, the host waits by asking whether the GPU has come there.
+// Every such wait is needed: with one answer that comes too early, values come out wrong.
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/doorbell.h"
+#include "data/inproc_data.h"
+#include "data/staged_data.h"
+#include "gpu_ranks.h"
+
+namespace kolo::core {
+namespace {
+
+using gpus::Rank;
+using gpus::UserStream;
+using oracle::Bytes;
+
+constexpr int kStagedRanks = 2;
+constexpr std::int64_t kStagedCount = 300;
+constexpr auto kLate = std::chrono::milliseconds(4);
+
+/// What a program does with one rank's GPU: one operation after the other in the same memory, which
+/// is used as soon as one is Done.
+class StagedProgram {
+ public:
+  explicit StagedProgram(Rank& rank) : rank_(rank) {}
+
+  /// The number of results that are wrong.
+  int run() {
+    operate({.kind = CollectiveKind::Allreduce});
+    operate({.kind = CollectiveKind::Broadcast, .root_member = 0});
+    operate({.kind = CollectiveKind::Broadcast, .root_member = 1});
+    stream_.finish();
+    // What was Done too early may still use the memory.
+    rank_.plane.drain();
+    int wrong = 0;
+    for (const auto& [collective, inputs, result] : uses_) {
+      wrong += gpus::find_error(collective, inputs, result).empty() ? 0 : 1;
+    }
+    return wrong;
+  }
+
+ private:
+  static constexpr std::size_t kBytes = kStagedCount * sizeof(std::int32_t);
+
+  struct Use {
+    Collective collective;
+    std::vector<Bytes> inputs;
+    Bytes result;
+  };
+
+  void operate(Collective c) {
+    c.dtype = DataType::Int32;
+    for (int member = 0; member < rank_.size; ++member) c.ranks.push_back(member);
+    c.member = rank_.rank;
+    c.sequence = uses_.size();
+    c.device = DeviceType::Cuda;
+    c.count = kStagedCount;
+    Use& use = uses_.emplace_back(Use{c, gpus::inputs_of(c, c.sequence), Bytes(kBytes)});
+
+    // The first rank, about which the GPU lies, is the last.
+    stream_.dawdle(rank_.rank == 0 ? 3 * kLate : kLate);
+    stream_.write(memory_.get(), use.inputs[static_cast<std::size_t>(rank_.rank)]);
+    c.input = c.output = memory_.get();
+    c.ready.push_back(stream_.now());
+    const auto operation = rank_.plane.start(c).value();
+    while (operation->progress().value() != Operation::Progress::Done) rank_.idle();
+    stream_.read(memory_.get(), use.result);
+  }
+
+  Rank& rank_;
+  const std::shared_ptr<std::byte> memory_ = gpus::cuda_memory(rank_.device, kBytes);
+  /// When it finishes another GPU is current, so what it asks is not counted among the plane's.
+  UserStream stream_{rank_.device};
+  std::deque<Use> uses_;
+};
+
+int run_staged(std::uint64_t seed, const std::function<void()>& prepare) {
+  std::atomic<int> wrong = 0;
+  const auto hub = InprocDataHub::create(kStagedRanks);
+  std::array<Doorbell, kStagedRanks> doorbells;
+  gpus::Options options;
+  options.doubles.seed = seed;
+  // So long that a copy which nobody waits for is often late, whatever the machine does.
+  options.doubles.longest_delay = kLate / 2;
+  options.prepare = prepare;
+  options.wrap_plane = [&](int rank, const std::shared_ptr<DataPlane>& /*nccl*/) {
+    return std::make_shared<StagedDataPlane>(
+        hub->connect(rank, doorbells[static_cast<std::size_t>(rank)]), rank);
+  };
+  gpus::run(
+      kStagedRanks, [&](Rank& rank) { wrong += StagedProgram(rank).run(); }, options);
+  return wrong;
+}
+
+TEST(StagedWaits, AreAllNeeded) {
+  constexpr std::uint64_t kSeeds = 4;
+  // A lie may be told in vain: the GPU may have come there by then.
+  constexpr std::uint64_t kMostSeeds = 60;
+  for (std::uint64_t seed = 1; seed <= kSeeds; ++seed) ASSERT_EQ(run_staged(seed, [] {}), 0);
+  const std::int64_t asked = doubles::asked(0);
+  // Ready, copied, and copied back; who gives gets nothing back, and who takes gives nothing.
+  EXPECT_EQ(asked, 3 + 2 + 2);
+  for (std::int64_t i = 0; i < asked; ++i) {
+    int wrong = 0;
+    for (std::uint64_t seed = 1; seed <= kMostSeeds && wrong == 0; ++seed) {
+      wrong = run_staged(seed, [i] { doubles::answer_early(i, 0); });
+    }
+    EXPECT_GT(wrong, 0) << "nobody misses the wait for event " << i;
+  }
+}
+
+}  // namespace
+}  // namespace kolo::core
