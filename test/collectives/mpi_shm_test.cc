@@ -165,13 +165,13 @@ TEST(MpiShm, RefusedOnOneRefusedOnAll) {
 
 // All have an arena, and a mailbox, but one has no room for a socket with which it would send.
 TEST(MpiShm, OneCannotSend) {
-  if (Ranks().topology.size == 1) GTEST_SKIP() << "alone";
+  if (Ranks().topology.size == 1) GTEST_SKIP() << "one rank has nobody to send a descriptor to";
   expect_refusal(RLIMIT_NOFILE, descriptors(2), "sending a descriptor: Too many open files");
 }
 
 // Or for the descriptors that come.
 TEST(MpiShm, OneCannotReceive) {
-  if (Ranks().topology.size == 1) GTEST_SKIP() << "alone";
+  if (Ranks().topology.size == 1) GTEST_SKIP() << "one rank has nobody to send a descriptor to";
   expect_refusal(RLIMIT_NOFILE, descriptors(3),
                  "receiving a descriptor: it was not let in, as where a process has too many open "
                  "files (see ulimit -n)");
