@@ -11,6 +11,8 @@ namespace {
 constexpr std::size_t kMostSpare = 16;
 
 static_assert(std::is_trivially_copyable_v<ShmSignal>);
+// So that payloads lie in whole lines of a ring.
+static_assert(sizeof(ShmSignal) == shm::Ring::Cell::kHeadBytes);
 
 void note(ShmMember& member, const ShmSignal& signal, std::vector<std::byte>& message) {
   switch (signal.kind) {

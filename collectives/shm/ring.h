@@ -18,7 +18,11 @@ namespace kolo::core::shm {
 /// A frame's first bytes are in a cell, a line of the cache whose stamp says that the frame is
 /// there: who waits for a short one gets it with the line that it looks at, as with Open MPI's fast
 /// boxes, and need not fetch a counter before. A stamp holds the lap, so an earlier frame's is not
-/// mistaken for it. The other bytes of a longer frame are in `bulk`.
+/// mistaken for it. A longer frame has only its head there, and the other bytes in `bulk`, at the
+/// beginning of a line: what comes after the head of a message is copied by whole lines.
+///
+/// The cell is written last. Its reader looks at it all the time, and so takes the line away from
+/// who writes it; in the time of the bulk that would happen between its bytes and its stamp.
 ///
 /// Happens-before: what was written into cell and `bulk` is seen by who reads the stamp that was
 /// stored after it (release, acquire), and a place is free for who reads the values of `read` and
@@ -28,6 +32,7 @@ namespace kolo::core::shm {
 struct Ring {
   struct alignas(64) Cell {
     static constexpr std::size_t kBytes = 56;
+    static constexpr std::size_t kHeadBytes = 32;
 
     std::atomic<std::uint64_t> stamp;
     std::array<std::byte, kBytes> bytes;
@@ -42,7 +47,8 @@ struct Ring {
     /// The next frame goes on with the same message.
     bool goes_on = false;
 
-    std::size_t in_bulk() const { return bytes - std::min(bytes, Cell::kBytes); }
+    std::size_t in_cell() const { return bytes > Cell::kBytes ? Cell::kHeadBytes : bytes; }
+    std::size_t in_bulk() const { return bytes - in_cell(); }
     /// Whole lines, so that none is written and read for two frames.
     std::size_t place_in_bulk() const { return (in_bulk() + 63) / 64 * 64; }
     /// As frame number `number`, counted from the first ever.
@@ -71,9 +77,14 @@ class RingWriter {
     const Ring::Frame frame{head.size() + body.size(), goes_on};
     if (!fits(frame)) look_for_room(std::memory_order_acquire);
     if (!fits(frame)) return false;
+    const auto first = head.first(std::min(head.size(), frame.in_cell()));
+    const auto second = body.first(std::min(body.size(), frame.in_cell() - first.size()));
+    const auto head_in_bulk = head.subspan(first.size());
+    fill_bulk(filled_, head_in_bulk);
+    fill_bulk(filled_ + head_in_bulk.size(), body.subspan(second.size()));
     Ring::Cell& cell = ring_->cells[written_ % Ring::kCells];
-    fill(cell, 0, head);
-    fill(cell, head.size(), body);
+    copy(first, cell.bytes.data());
+    copy(second, cell.bytes.data() + first.size());
     cell.stamp.store(frame.stamp(written_), std::memory_order_release);
     ++written_;
     filled_ += frame.place_in_bulk();
@@ -100,18 +111,16 @@ class RingWriter {
     emptied_ = ring_->emptied.load(std::memory_order_acquire);
   }
 
-  /// Bytes of the frame from its number `begin` on.
-  void fill(Ring::Cell& cell, std::size_t begin, std::span<const std::byte> from) {
-    const std::size_t in_cell =
-        std::min(from.size(), Ring::Cell::kBytes - std::min(begin, Ring::Cell::kBytes));
-    if (in_cell > 0) std::memcpy(cell.bytes.data() + begin, from.data(), in_cell);
-    from = from.subspan(in_cell);
-    if (from.empty()) return;
-    const std::size_t before = begin + in_cell - Ring::Cell::kBytes;
-    const std::size_t place = (filled_ + before) % Ring::kBulkBytes;
-    const std::size_t first = std::min(from.size(), Ring::kBulkBytes - place);
-    std::memcpy(ring_->bulk.data() + place, from.data(), first);
-    std::memcpy(ring_->bulk.data(), from.data() + first, from.size() - first);
+  void fill_bulk(std::uint64_t begin, std::span<const std::byte> from) {
+    const std::size_t place = begin % Ring::kBulkBytes;
+    const auto until_end = from.first(std::min(from.size(), Ring::kBulkBytes - place));
+    copy(until_end, ring_->bulk.data() + place);
+    copy(from.subspan(until_end.size()), ring_->bulk.data());
+  }
+
+  /// An empty span may have no memory, which memcpy must not be given.
+  static void copy(std::span<const std::byte> from, std::byte* to) {
+    if (!from.empty()) std::memcpy(to, from.data(), from.size());
   }
 
   Ring* ring_;
@@ -139,7 +148,7 @@ class RingReader {
 
   /// Takes it.
   void read(const Ring::Frame& frame, std::byte* to) {
-    const std::size_t in_cell = std::min(frame.bytes, Ring::Cell::kBytes);
+    const std::size_t in_cell = frame.in_cell();
     if (in_cell > 0) std::memcpy(to, ring_->cells[read_ % Ring::kCells].bytes.data(), in_cell);
     ++read_;
     const std::size_t in_bulk = frame.in_bulk();
