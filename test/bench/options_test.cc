@@ -99,13 +99,14 @@ TEST(BenchOptions, WrongValues) {
 
 TEST(BenchOptions, OptionsOfOtherSubcommands) {
   expect_usage_error({"step", "--sizes", "4"}, {"sizes"});
-  expect_usage_error({"negotiate", "--against", "mpi"}, {"against"});
+  expect_usage_error({"negotiate", "--sizes", "4"}, {"sizes"});
 }
 
 TEST(BenchOptions, ComparisonsThatMakeNoSense) {
   expect_usage_error({"step", "--against", "horovod"}, {"--against", "'horovod'", "mpi-chunked"});
   expect_usage_error({"step", "--against", "kolo"}, {"always measured"});
   expect_usage_error({"allreduce", "--against", "ddp-view"}, {"step only"});
+  expect_usage_error({"negotiate", "--against", "mpi,ddp"}, {"negotiate --against ddp", "mpi"});
   expect_usage_error({"allreduce", "--against", "mpi", "--dtypes", "float32,float16"},
                      {"--against mpi", "MPI has no float16"});
   expect_usage_error({"allreduce", "--against", "ddp", "--dtypes", "bfloat16"},

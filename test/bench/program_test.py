@@ -148,6 +148,12 @@ class Negotiate(TestCase):
         lines = self.measure("negotiate", "--names", "5", "--ranks", "1", ranks=2)
         self.assertEqual([line["members"] for line in lines], [1, 1])
 
+    def test_against_mpi(self):
+        lines = self.measure("negotiate", "--names", "5", "--against", "mpi", ranks=3)
+        self.assertEqual([(l["members"], l["method"], "ratio" in l) for l in lines],
+                         [(members, method, method == "mpi") for members in (2, 3)
+                          for method in ("new names", "known names", "mpi")])
+
 
 class Idle(TestCase):
     def test_nothing_and_waiting(self):
@@ -184,7 +190,7 @@ class WrongResults(TestCase):
 
     def test_negotiate(self):
         self.assert_caught("negotiate", "--names", "5",
-                           text="kolo, known names: a wrong result: call 1 of 5: element .* must be")
+                           text="known names: a wrong result: call 1 of 5: element .* must be")
 
     def test_idle(self):
         lines = self.assert_caught("idle", "--window", "0.1",

@@ -4,7 +4,14 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
 #include <numeric>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "bench/check.h"
 #include "bench/sampling.h"
@@ -13,6 +20,39 @@
 namespace kolo::bench {
 namespace {
 
+/// The least that agreeing takes: all ask the first rank, which answers all, and the values are
+/// summed up; by MPI's own calls, with nothing else.
+class BareExchange {
+ public:
+  explicit BareExchange(const Ranks& ranks) : ranks_(ranks) {}
+
+  void operator()(const std::string& requests, std::span<float> values) {
+    const auto bytes = static_cast<int>(requests.size());
+    const auto size = static_cast<std::size_t>(ranks_.size());
+    if (ranks_.rank() == 0) all_requests_.resize(size * requests.size());
+    require_mpi(MPI_Gather(requests.data(), bytes, MPI_CHAR, all_requests_.data(), bytes, MPI_CHAR,
+                           0, ranks_.comm()),
+                "MPI_Gather");
+    int agreed = ranks_.rank() == 0 ? static_cast<int>(all_ask_for(requests)) : 0;
+    require_mpi(MPI_Bcast(&agreed, 1, MPI_INT, 0, ranks_.comm()), "MPI_Bcast");
+    if (agreed == 0) throw std::runtime_error("the ranks ask for different tensors");
+    require_mpi(MPI_Allreduce(MPI_IN_PLACE, values.data(), static_cast<int>(values.size()),
+                              MPI_FLOAT, MPI_SUM, ranks_.comm()),
+                "MPI_Allreduce");
+  }
+
+ private:
+  bool all_ask_for(const std::string& requests) const {
+    for (std::size_t i = 0; i < all_requests_.size(); i += requests.size()) {
+      if (std::memcmp(&all_requests_[i], requests.data(), requests.size()) != 0) return false;
+    }
+    return true;
+  }
+
+  const Ranks& ranks_;
+  std::vector<char> all_requests_;
+};
+
 /// Many small tensors on the first ranks of the job, which are a process set. All ranks make each
 /// call; those that are not in the set only wait.
 class Crowd {
@@ -20,15 +60,25 @@ class Crowd {
   Crowd(int members, int names, const Ranks& ranks)
       : set_(process_set(members)),
         is_member_(ranks.rank() < members),
-        members_(ranks.split(is_member_)) {
+        members_(ranks.split(is_member_)),
+        exchange_(members_) {
     for (int i = 0; is_member_ && i < names; ++i) tensors_.push_back(torch::zeros({1}));
   }
 
   /// Under names that nobody has used before.
-  double new_names() { return submit(fmt::format("new.{}.{}", set_.id(), next_++)); }
+  double new_names() {
+    return time([this] { submit(new_prefix()); });
+  }
 
   /// Under the same names as the last time.
-  double known_names() { return submit(fmt::format("known.{}", set_.id())); }
+  double known_names() {
+    return time([this] { submit(fmt::format("known.{}", set_.id())); });
+  }
+
+  /// Under names that nobody has used before, without Kolo.
+  double by_mpi() {
+    return time([this] { exchange(new_prefix()); });
+  }
 
   /// By the very calls that are timed then.
   void check(const Method& method, const Ranks& ranks) {
@@ -38,7 +88,7 @@ class Crowd {
       method.sample();
       for (std::size_t i = 0; i < values.size(); ++i) values[i] = tensors_[i].item<float>();
     });
-    require_right("kolo, " + method.name, wrong, ranks);
+    require_right(method.name, wrong, ranks);
     for (torch::Tensor& tensor : tensors_) tensor.zero_();
   }
 
@@ -49,16 +99,23 @@ class Crowd {
     return add_process_set(all);
   }
 
-  double submit(const std::string& prefix) {
-    const double seconds = is_member_ ? time(prefix) : 0;
+  template <class Call>
+  double time(const Call& call) {
+    double seconds = 0;
+    if (is_member_) {
+      members_.barrier();
+      const auto begin = std::chrono::steady_clock::now();
+      call();
+      seconds = Seconds(std::chrono::steady_clock::now() - begin).count();
+    }
     // Here the others sleep meanwhile: there may be more of them than cores.
     kolo::barrier();
     return seconds;
   }
 
-  double time(const std::string& prefix) {
-    members_.barrier();
-    const auto begin = std::chrono::steady_clock::now();
+  std::string new_prefix() { return fmt::format("new.{}.{}", set_.id(), next_++); }
+
+  void submit(const std::string& prefix) {
     std::vector<Work> works;
     for (std::size_t i = 0; i < tensors_.size(); ++i) {
       works.push_back(allreduce_async_(
@@ -66,12 +123,23 @@ class Crowd {
           {.name = fmt::format("{}.{}", prefix, i), .op = ReduceOp::Sum, .process_set = set_}));
     }
     for (Work& work : works) work.wait();
-    return Seconds(std::chrono::steady_clock::now() - begin).count();
+  }
+
+  void exchange(const std::string& prefix) {
+    std::string requests;
+    std::vector<float> values;
+    for (std::size_t i = 0; i < tensors_.size(); ++i) {
+      requests += fmt::format("{}.{} float32 sum 1;", prefix, i);
+      values.push_back(*tensors_[i].data_ptr<float>());
+    }
+    exchange_(requests, values);
+    for (std::size_t i = 0; i < tensors_.size(); ++i) *tensors_[i].data_ptr<float>() = values[i];
   }
 
   const ProcessSet set_;
   const bool is_member_;
   const Ranks members_;
+  BareExchange exchange_;
   /// None where this rank is not a member.
   std::vector<torch::Tensor> tensors_;
   std::int64_t next_ = 0;
@@ -96,16 +164,25 @@ void measure_negotiate(const Options& options, const Ranks& ranks, Report& repor
     const Labels labels = {{"members", members}, {"names", options.names}};
     report.announce(labels);
     Crowd crowd(members, options.names, ranks);
-    const std::vector<Method> methods = {{"new names", [&] { return crowd.new_names(); }},
-                                         {"known names", [&] { return crowd.known_names(); }}};
+    std::vector<Method> methods = {{"new names", [&] { return crowd.new_names(); }},
+                                   {"known names", [&] { return crowd.known_names(); }}};
+    for (const Contender contender : options.against) {
+      methods.push_back({name_of(contender), [&] { return crowd.by_mpi(); }});
+    }
     for (const Method& method : methods) crowd.check(method, ranks);
-    for (const Series& one :
-         scaled(take_samples(methods, {.seconds = options.seconds}, ranks), 1e3)) {
-      report.add({.labels = labels,
-                  .method = one.method,
-                  .quantity = "time",
-                  .unit = "ms",
-                  .value = summary_of(one.samples)});
+    const std::vector<Series> series =
+        scaled(take_samples(methods, {.seconds = options.seconds}, ranks), 1e3);
+    const auto compared = series.begin() + 2;
+    for (auto one = series.begin(); one != series.end(); ++one) {
+      Result result{.labels = labels,
+                    .method = one->method,
+                    .quantity = "time",
+                    .unit = "ms",
+                    .value = summary_of(one->samples)};
+      if (one >= compared) {
+        result.ratio = summary_of(ratios(series.front().samples, one->samples));
+      }
+      report.add(result);
     }
   }
 }

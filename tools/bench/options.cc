@@ -53,7 +53,8 @@ constexpr const char* kUsage =
                                        are undefined before each step
   kolorun -np 2 kolo-bench step --compute 5,10,1 --compute-as sleep
                                        the same, hidden behind 10 ms of backward
-  kolorun -np 32 kolo-bench negotiate  tensors that the ranks have not agreed on before
+  kolorun -np 32 kolo-bench negotiate --against mpi
+                                       tensors that the ranks have not agreed on before
   kolorun -np 2 kolo-bench idle        processor time with nothing to do, and while a rank is late
 
 `kolo-bench SUBCOMMAND --help` tells a subcommand's options.
@@ -233,12 +234,13 @@ po::options_description subcommand_options(Subcommand subcommand, Options& o, Ra
 po::options_description all_options(Subcommand subcommand, Options& o, RawText& raw) {
   po::options_description common("All subcommands", 96);
   auto add = common.add_options();
-  if (subcommand != Subcommand::Negotiate) {
-    add("against", po::value(&raw.against)->value_name("LIST"),
-        "Compare with: mpi (MPI_Allreduce), mpi-chunked (the same, 4 MiB a call), ddp "
-        "(DistributedDataParallel's c10d::Reducer over Gloo), ddp-view (step only: with "
-        "gradient_as_bucket_view).");
-  }
+  add("against", po::value(&raw.against)->value_name("LIST"),
+      subcommand == Subcommand::Negotiate
+          ? "Compare with: mpi (the same messages and nothing else: MPI_Gather of what is asked for, "
+            "MPI_Bcast of the answer, one MPI_Allreduce)."
+          : "Compare with: mpi (MPI_Allreduce), mpi-chunked (the same, 4 MiB a call), ddp "
+            "(DistributedDataParallel's c10d::Reducer over Gloo), ddp-view (step only: with "
+            "gradient_as_bucket_view).");
   add("seconds", po::value(&o.seconds)->value_name("S")->default_value(2, "2"),
       "Time for each case; slow ones take longer, because ten rounds are the least (idle: three).");
   add("json", po::value(&raw.json)->value_name("FILE"), "Write the results, a JSON object a line: labels, p25, median, p75, p99, max, n (rounds).");
@@ -258,6 +260,11 @@ void check_against(const Options& o) {
   for (const Contender contender : o.against) {
     if (contender == Contender::Kolo) {
       throw UsageError("--against kolo: Kolo is always measured; name what to compare it with");
+    }
+    if (o.subcommand == Subcommand::Negotiate && contender != Contender::Mpi) {
+      throw UsageError(
+          fmt::format("negotiate --against {}: expected mpi, as nobody else agrees on names",
+                      name_of(contender)));
     }
     if (contender == Contender::DdpView && o.subcommand != Subcommand::Step) {
       throw UsageError("--against ddp-view is for step only: here it is the same as ddp");
