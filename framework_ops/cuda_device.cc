@@ -3,11 +3,11 @@
 #include <kolo/error.h>
 #include <torch/torch.h>
 
-#include <optional>
 #include <utility>
 
 #include "cuda/event.h"
 #include "device.h"
+#include "device_refusal.h"
 
 namespace kolo::detail {
 namespace {
@@ -19,21 +19,7 @@ void require(const core::Status& status) {
 }  // namespace
 
 std::string device_refusal(const core::Context& context, torch::Device device) {
-  if (device.is_cpu()) return {};
-  if (!device.is_cuda()) {
-    return c10::str("the tensor is on device ", device,
-                    ", but Kolo works on CPU and CUDA tensors: call cpu() first");
-  }
-  const core::Result<std::optional<int>>& gpu = context.gpu();
-  if (!gpu.ok())
-    return c10::str("the tensor is on device ", device, ", but ", gpu.status().message());
-  if (!gpu.value()) {
-    return c10::str("the tensor is on device ", device,
-                    ", but this rank uses no GPU: call cpu() first");
-  }
-  if (device.index() == *gpu.value()) return {};
-  return c10::str("the tensor is on device ", device, ", but this rank uses cuda:", *gpu.value(),
-                  ": put its tensors on kolo::local_device()");
+  return device_refusal(context.gpu(), device);
 }
 
 std::shared_ptr<core::DeviceEvent> record_event(const c10::Stream& stream) {

@@ -40,7 +40,10 @@ detail::Call call_of(const BroadcastOptions& options, int root_rank, Caller call
 
 /// A new tensor for the result; undefined where `tensor` is not fit to be an input.
 torch::Tensor output_like(const torch::Tensor& tensor) {
-  const bool fit = tensor.defined() && tensor.layout() == torch::kStrided;
+  const bool fit =
+      tensor.defined() && tensor.layout() == torch::kStrided &&
+      (tensor.is_cpu() ||
+       detail::device_refusal(*detail::current_context(), tensor.device()).empty());
   return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous)
              : torch::Tensor();
 }

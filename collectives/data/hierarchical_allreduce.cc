@@ -29,20 +29,20 @@ class AllreduceSteps final : public HierarchicalSteps {
   AllreduceSteps(const HierarchicalSetup& setup, const Collective& collective)
       : HierarchicalSteps(setup, collective), slices_(slices(setup.layout)) {}
 
-  std::size_t near_turns() const override { return 2; }
+  std::size_t near_turns() const override { return is_alone_on_host() ? 1 : 2; }
 
-  std::vector<Step> of(std::int64_t chunk) const override {
+ private:
+  std::vector<Step> make(std::int64_t chunk) const override {
     const Elements elements = elements_of(chunk);
     std::vector<Step> steps = {reduce_near(elements, chunk)};
     const std::size_t own = own_slice();
     if (own < slices_.size() && slice(elements, own).count > 0) {
       steps.push_back(reduce_far(slice(elements, own), chunk));
     }
-    steps.push_back(gather_near(elements, chunk));
+    if (!is_alone_on_host()) steps.push_back(gather_near(elements, chunk));
     return steps;
   }
 
- private:
   /// The index of this member on its host; beyond the slices for some.
   std::size_t own_slice() const {
     const std::vector<int>& own = setup().layout.own();

@@ -19,21 +19,22 @@ class BroadcastSteps final : public HierarchicalSteps {
     std::ranges::sort(speakers_);
   }
 
-  std::size_t near_turns() const override { return 1; }
+  std::size_t near_turns() const override { return is_alone_on_host() ? 0 : 1; }
 
-  std::vector<Step> of(std::int64_t chunk) const override {
+ private:
+  std::vector<Step> make(std::int64_t chunk) const override {
     const Elements elements = elements_of(chunk);
     std::vector<Step> steps;
     if (collective().member == own_speaker_) {
       steps.push_back(far_step(CollectiveKind::Broadcast, elements, chunk, speakers_, 0));
       steps.back().collective.root_member = index_of(collective().root_member, speakers_);
     }
+    if (is_alone_on_host()) return steps;
     steps.push_back(near_step(CollectiveKind::Broadcast, elements, chunk, 0));
     steps.back().collective.root_member = index_of(own_speaker_, setup().layout.own());
     return steps;
   }
 
- private:
   static int index_of(int member, const std::vector<int>& members) {
     return static_cast<int>(std::ranges::find(members, member) - members.begin());
   }

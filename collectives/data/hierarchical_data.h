@@ -5,22 +5,24 @@
 /// it would with one rank a host.
 ///
 /// An operation is cut into chunks. Each goes through the same steps, every one an operation of the
-/// near or the far plane among those members that it concerns; the next step starts when this one
-/// is done. Up to kHierarchicalWindow chunks are under way, so that one is within the host while
-/// another is between hosts.
+/// near or the far plane among those members that it concerns; the first one starts when the memory
+/// is ready, and the next step when this one is done. Up to kHierarchicalWindow chunks are under way,
+/// so that one is within the host while another is between hosts.
 ///
 ///   all-reduce                                               next step
 ///   ----------  -------------------------------------------  ----------------------------------
 ///   near        reduces the chunk within the host            this host's members are there
 ///   far         the i-th members of all hosts reduce slice   the same slice of all hosts is there
 ///               i (each host has one: no more slices)
-///   near        gathers the slices                           -> done
+///   near        gathers the slices, unless this member is    -> done
+///               alone on its host
 ///
 ///   broadcast                                                next step
 ///   ----------  -------------------------------------------  ----------------------------------
 ///   far         from the root to one member of each host     this host's one has the chunk
 ///               (only these; the others begin with the next)
-///   near        from that one to the others of its host      -> done
+///   near        from that one to the others of its host, if  -> done
+///               there are any
 ///
 /// A sum is thus taken in rank order within each host, and then in the order of the hosts' lowest
 /// ranks, whatever the number of bytes: like the flat planes' results, these do not depend on how

@@ -75,6 +75,12 @@ std::vector<int> HierarchicalSteps::missing(const Step& step, const Operation& o
   return {missing.begin(), missing.end()};
 }
 
+std::vector<HierarchicalSteps::Step> HierarchicalSteps::of(std::int64_t chunk) const {
+  std::vector<Step> steps = make(chunk);
+  steps.front().collective.ready = collective_.ready;
+  return steps;
+}
+
 HierarchicalSteps::Elements HierarchicalSteps::elements_of(std::int64_t chunk) const {
   const std::int64_t before = chunk * chunk_count_;
   return {static_cast<std::byte*>(collective_.output) + before * element_bytes_,
@@ -98,7 +104,6 @@ Collective HierarchicalSteps::among(const std::vector<int>& members, CollectiveK
   }
   step.channel = collective_.channel;
   step.device = collective_.device;
-  step.ready = collective_.ready;
   step.input = elements.begin;
   step.output = elements.begin;
   step.count = elements.count;

@@ -101,8 +101,8 @@ class HierarchicalSteps {
   std::int64_t chunks() const { return chunks_; }
   /// Near steps that each chunk has.
   virtual std::size_t near_turns() const = 0;
-  /// One after the other.
-  virtual std::vector<Step> of(std::int64_t chunk) const = 0;
+  /// One after the other. The first one waits for what makes the memory ready.
+  std::vector<Step> of(std::int64_t chunk) const;
   /// Members, by index, for which a step waits: of another host all, since one speaks for it.
   std::vector<int> missing(const Step& step, const Operation& operation) const;
 
@@ -112,7 +112,10 @@ class HierarchicalSteps {
     std::int64_t count = 0;
   };
 
+  virtual std::vector<Step> make(std::int64_t chunk) const = 0;
+
   const Collective& collective() const { return collective_; }
+  bool is_alone_on_host() const { return setup_.layout.own().size() == 1; }
   std::int64_t element_bytes() const { return element_bytes_; }
   Elements elements_of(std::int64_t chunk) const;
   /// Where an all-reduce reads what it writes to these.

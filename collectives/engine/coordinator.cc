@@ -397,7 +397,9 @@ void Coordinator::fail_all(const std::string& reason) {
 void Coordinator::fail(const std::string& reason) {
   if (failure_.empty()) {
     failure_ = reason;
-    logger_.error("{}", reason);
+    // A peer ends when all have left, which this rank may not have read yet when it finds that peer gone. What has
+    // failed besides is told by those that have not left.
+    logger_.log(leaving_ ? spdlog::level::info : spdlog::level::err, "{}", reason);
   }
   sets_.end(failure_);
   executor_.fail(failure_);

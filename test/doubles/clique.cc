@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <deque>
+#include <thread>
 #include <utility>
 
 #include "doubles/bytes.h"
@@ -32,8 +33,6 @@ std::string_view name_of(Kind kind) {
   }
   return "";
 }
-
-std::byte* bytes(void* address) { return static_cast<std::byte*>(address); }
 
 std::vector<std::byte> copy_of(const void* address, std::size_t size) {
   std::vector<std::byte> copy(size);
@@ -99,20 +98,31 @@ void Clique::join(int rank, int ranks, int device) {
 
 void Clique::perform(int rank, std::span<const Operation> operations) {
   std::unique_lock lock(mutex_);
-  std::vector<std::shared_ptr<Meeting>> meetings;
+  std::vector<Part> parts;
   bool hangs = false;
   for (const Operation& operation : operations) {
     if (hung_.contains(operation.number)) {
       hangs = true;
     } else if (!is_aborted(rank)) {
-      meetings.push_back(arrive(rank, operation));
+      parts.push_back(arrive(rank, operation));
     }
   }
   const auto are_done = [&] {
-    return !hangs && std::ranges::all_of(meetings, [](const auto& one) { return one->is_done; });
+    return !hangs && std::ranges::all_of(parts, [](const Part& p) { return p.meeting->is_done; });
   };
   changed_.wait(lock, [&] { return is_aborted(rank) || are_done(); });
-  if (!meetings.empty() && are_done()) return;
+  if (!parts.empty() && are_done()) {
+    const int device = device_of_rank_.at(rank);
+    const auto later =
+        delays_.draw(longest_delay_of(device) * (device == settings().slow_device ? 10 : 1));
+    lock.unlock();
+    std::this_thread::sleep_for(later);
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const std::vector<std::byte>& result = parts[i].meeting->results[parts[i].index];
+      copy_bytes(operations[i].receive, result.data(), result.size());
+    }
+    return;
+  }
   for (const Operation& operation : operations) {
     fill_bytes(operation.receive, kPoison, operation.receive_bytes(rank, ranks_));
     // Nobody may look any more at what this rank brought.
@@ -124,17 +134,18 @@ void Clique::perform(int rank, std::span<const Operation> operations) {
   }
 }
 
-std::shared_ptr<Clique::Meeting> Clique::arrive(int rank, const Operation& operation) {
+Clique::Part Clique::arrive(int rank, const Operation& operation) {
   std::shared_ptr<Meeting>& place = meetings_[operation.place];
   if (place == nullptr) {
     const std::size_t parts = operation.is_collective() ? static_cast<std::size_t>(ranks_) : 2;
     place = std::make_shared<Meeting>(std::vector<const Operation*>(parts), parts);
   }
   std::shared_ptr<Meeting> meeting = place;
-  const int part = operation.is_collective() ? rank : operation.kind == Kind::Send ? 0 : 1;
-  meeting->operations.at(static_cast<std::size_t>(part)) = &operation;
-  if (--meeting->missing > 0) return meeting;
-  if (std::ranges::count(meeting->operations, nullptr) > 0) return meeting;
+  const auto part = static_cast<std::size_t>(
+      operation.is_collective() ? rank : operation.kind == Kind::Send ? 0 : 1);
+  meeting->operations.at(part) = &operation;
+  if (--meeting->missing > 0) return {meeting, part};
+  if (std::ranges::count(meeting->operations, nullptr) > 0) return {meeting, part};
   if (errors_.empty() && agrees(*meeting)) {
     // As if data had been under way for a while.
     delays_.delay();
@@ -143,7 +154,7 @@ std::shared_ptr<Clique::Meeting> Clique::arrive(int rank, const Operation& opera
     meetings_.erase(operation.place);
     changed_.notify_all();
   }
-  return meeting;
+  return {meeting, part};
 }
 
 bool Clique::agrees(const Meeting& meeting) {
@@ -164,49 +175,48 @@ bool Clique::agrees(const Meeting& meeting) {
   return true;
 }
 
-void Clique::compute(const Meeting& meeting) {
+void Clique::compute(Meeting& meeting) const {
   const Operation& first = *meeting.operations.front();
+  meeting.results.resize(meeting.operations.size());
   if (first.is_collective()) {
     compute_collective(meeting);
   } else {
-    const std::size_t size = first.count * size_of(first.dtype);
-    copy_bytes(meeting.operations.back()->receive, first.send, size);
+    meeting.results.back() = copy_of(first.send, first.count * size_of(first.dtype));
   }
 }
 
-void Clique::compute_collective(const Meeting& meeting) {
+void Clique::compute_collective(Meeting& meeting) const {
   const Operation& first = *meeting.operations.front();
   const std::size_t part = first.count * size_of(first.dtype);
-  // Copies, because a rank may receive where it sends.
   std::vector<std::vector<std::byte>> sent;
   for (std::size_t rank = 0; rank < meeting.operations.size(); ++rank) {
     const Operation& operation = *meeting.operations[rank];
     sent.push_back(copy_of(operation.send, operation.send_bytes(static_cast<int>(rank), ranks_)));
   }
-  const auto reduce_part = [&](std::size_t offset, void* receive) {
+  const auto reduce_part = [&](std::size_t offset, std::vector<std::byte>& result) {
     std::vector<const std::byte*> inputs;
     for (const auto& input : sent) inputs.push_back(input.data() + offset);
-    reduce(first.dtype, first.reduction, inputs, bytes(receive), first.count);
+    reduce(first.dtype, first.reduction, inputs, result.data(), first.count);
   };
   for (std::size_t rank = 0; rank < meeting.operations.size(); ++rank) {
-    void* const receive = meeting.operations[rank]->receive;
+    std::vector<std::byte>& result = meeting.results[rank];
+    result.resize(first.receive_bytes(static_cast<int>(rank), ranks_));
     switch (first.kind) {
       case Kind::AllReduce:
-        reduce_part(0, receive);
+        reduce_part(0, result);
         break;
       case Kind::Reduce:
-        if (static_cast<int>(rank) == first.root) reduce_part(0, receive);
+        if (static_cast<int>(rank) == first.root) reduce_part(0, result);
         break;
       case Kind::ReduceScatter:
-        reduce_part(rank * part, receive);
+        reduce_part(rank * part, result);
         break;
       case Kind::Broadcast:
-        copy_bytes(receive, sent.at(static_cast<std::size_t>(first.root)).data(), part);
+        result = sent.at(static_cast<std::size_t>(first.root));
         break;
       case Kind::AllGather:
-        for (std::size_t i = 0; i < sent.size(); ++i) {
-          copy_bytes(bytes(receive) + i * part, sent[i].data(), part);
-        }
+        result.clear();
+        for (const auto& input : sent) result.insert(result.end(), input.begin(), input.end());
         break;
       case Kind::Send:
       case Kind::Recv:

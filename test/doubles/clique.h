@@ -78,7 +78,14 @@ class Clique {
   struct Meeting {
     std::vector<const Operation*> operations;
     std::size_t missing;
+    /// By part, once it is done.
+    std::vector<std::vector<std::byte>> results = {};
     bool is_done = false;
+  };
+  /// What an operation is in a meeting.
+  struct Part {
+    std::shared_ptr<Meeting> meeting;
+    std::size_t index;
   };
   struct Error {
     int rank;
@@ -87,13 +94,13 @@ class Clique {
   };
 
   // All with the lock.
-  std::shared_ptr<Meeting> arrive(int rank, const Operation& operation);
+  Part arrive(int rank, const Operation& operation);
   bool is_aborted(int rank) const { return all_aborted_ || aborted_.contains(rank); }
   const Error* find_error(int rank) const;
   void add_error(int rank, ncclResult_t error, std::string message);
   bool agrees(const Meeting& meeting);
-  void compute(const Meeting& meeting);
-  void compute_collective(const Meeting& meeting);
+  void compute(Meeting& meeting) const;
+  void compute_collective(Meeting& meeting) const;
 
   const int index_;
   std::mutex mutex_;

@@ -73,7 +73,7 @@ ncclComm_t create_communicator(Clique& clique, int rank, int ranks, bool is_bloc
   const std::lock_guard lock(all().mutex);
   const std::uint64_t seed = settings().seed * 1000 + 700 + all().communicators.size();
   return &all().communicators.emplace_back(clique, rank, ranks, current_device(), is_blocking,
-                                           Delays(seed, settings().longest_delay));
+                                           Delays(seed, longest_delay_of(current_device())));
 }
 
 ncclResult_t refuse(ncclResult_t error, std::string why) {

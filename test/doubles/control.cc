@@ -130,6 +130,10 @@ void report_misuse(std::string message) {
 
 const Settings& settings() { return control().settings; }
 
+std::chrono::microseconds longest_delay_of(int device) {
+  return settings().longest_delay * (device == settings().slow_device ? 10 : 1);
+}
+
 int current_device() { return device_of_thread; }
 void set_current_device(int device) {
   device_of_thread = device;

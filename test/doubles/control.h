@@ -4,6 +4,7 @@
 /// not have been asked for.
 
 #include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -97,6 +98,7 @@ bool answer_is_early();
 void report_misuse(std::string message);
 
 const Settings& settings();
+std::chrono::microseconds longest_delay_of(int device);
 
 /// Devices are numbered from 0; those of a test are few.
 constexpr int kMostDevices = 64;

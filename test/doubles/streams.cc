@@ -27,7 +27,7 @@ Streams& all() {
 /// With the lock.
 cudaStream_t add_stream(int device) {
   const std::uint64_t seed = settings().seed * 1000 + all().streams.size();
-  return &all().streams.emplace_back(device, Delays(seed, settings().longest_delay));
+  return &all().streams.emplace_back(device, Delays(seed, longest_delay_of(device)));
 }
 
 cudaStream_t default_stream(int device) {

@@ -5,11 +5,16 @@
 namespace kolo::doubles {
 
 void Delays::delay() {
-  if (longest_.count() == 0) return;
+  const std::chrono::microseconds time = draw(longest_);
+  if (time.count() > 0) std::this_thread::sleep_for(time);
+}
+
+std::chrono::microseconds Delays::draw(std::chrono::microseconds longest) {
+  if (longest.count() == 0) return {};
   const std::uint64_t number = random_();
-  if (number % 2 == 0) return;
-  const auto range = static_cast<std::uint64_t>(longest_.count()) + 1;
-  std::this_thread::sleep_for(std::chrono::microseconds((number >> 1) % range));
+  if (number % 2 == 0) return {};
+  const auto range = static_cast<std::uint64_t>(longest.count()) + 1;
+  return std::chrono::microseconds((number >> 1) % range);
 }
 
 Worker::Worker(Delays delays) : delays_(std::move(delays)), thread_([this] { run(); }) {}

@@ -23,6 +23,8 @@ class Delays {
   Delays(std::uint64_t seed, std::chrono::microseconds longest)
       : random_(seed), longest_(longest) {}
   void delay();
+  /// For who sleeps by himself.
+  std::chrono::microseconds draw(std::chrono::microseconds longest);
 
  private:
   std::mt19937_64 random_;

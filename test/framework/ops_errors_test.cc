@@ -166,6 +166,36 @@ TEST_F(OpsErrorsTest, UnfitTensors) {
   }
 }
 
+/// Says that it is on this GPU, which need not be there.
+torch::Tensor tensor_on_gpu(c10::DeviceIndex index) {
+  static std::vector<float> memory(4);
+  const torch::Device device(torch::kCUDA, index);
+  c10::Storage storage(c10::Storage::use_byte_size_t(), memory.size() * sizeof(float),
+                       c10::DataPtr(memory.data(), device));
+  torch::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      std::move(storage), c10::DispatchKeySet(c10::DispatchKey::CUDA),
+      caffe2::TypeMeta::Make<float>());
+  tensor.unsafeGetTensorImpl()->set_sizes_contiguous({4});
+  return tensor;
+}
+
+// Also where there is none: then all are others.
+TEST_F(OpsErrorsTest, AnotherGpuThanTheRanksOwn) {
+  const torch::Device own = kolo::local_device();
+  const auto index = static_cast<c10::DeviceIndex>(own.is_cuda() ? own.index() + 1 : 1);
+  torch::Tensor tensor = tensor_on_gpu(index);
+  const std::vector<std::string> parts = {
+      "device " + c10::str(tensor.device()),
+      own.is_cuda() ? "uses " + c10::str(own) + ": put its tensors on kolo::local_device()"
+                    : "call cpu() first"};
+  expect_refusal([&] { kolo::allreduce(tensor, {.name = "x"}); }, fit_allreduce, parts);
+  expect_refusal([&] { kolo::allreduce_(tensor, {.name = "x"}); }, fit_allreduce, parts);
+  expect_refusal([&] { kolo::broadcast_(tensor, 0, {.name = "x"}); }, fit_broadcast, parts);
+  expect_refusal([&] { kolo::allgather(tensor, {.name = "x"}); }, fit_allgather, parts);
+  expect_error([&] { kolo::empty({4}, tensor.device()); },
+               {"kolo::empty()", "device " + c10::str(tensor.device()), parts[1]});
+}
+
 TEST_F(OpsErrorsTest, AverageOfBools) {
   expect_refusal([] { kolo::allreduce(torch::ones({4}, torch::kBool), {.name = "x"}); },
                  fit_allreduce, {"bool", "no average"});

@@ -1,15 +1,14 @@
-// What DistributedOptimizer refuses, and what becomes of training when one rank fails.
+// What DistributedOptimizer refuses in training, and what becomes of that when one rank fails.
 
 #include <stdexcept>
 
-#include "framework/training.h"
+#include "framework/optimizer_errors.h"
 
 namespace kolo::testing {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-using Names = torch::OrderedDict<std::string, torch::Tensor>;
 
 /// The identity, whose backward fails.
 struct Bomb : torch::autograd::Function<Bomb> {
@@ -36,162 +35,6 @@ struct InnerBackward : torch::autograd::Function<InnerBackward> {
     return {gradients[0], torch::Tensor()};
   }
 };
-
-class OptimizerErrorsTest : public FrameworkTest {
- protected:
-  torch::Tensor loss(int step = 0) {
-    return squared_error(net_->forward(input(step, 0, kolo::rank())), step, 0, kolo::rank());
-  }
-
-  /// From here on, training is what it is in one process, if all have the same parameters now.
-  void expect_right_training(torch::optim::Optimizer& optimizer, bool same_parameters = true) {
-    if (!same_parameters) kolo::broadcast_parameters(*net_, 0);
-    Net oracle;
-    torch::optim::SGD plain(oracle->parameters(), 0.1);
-    {
-      const torch::NoGradGuard no_grad;
-      for (std::size_t i = 0; i < oracle->parameters().size(); ++i) {
-        oracle->parameters()[i].copy_(net_->parameters()[i]);
-      }
-    }
-    for (int step = 10; step < 13; ++step) {
-      optimizer.zero_grad();
-      loss(step).backward();
-      optimizer.step();
-      plain.zero_grad();
-      for (int rank = 0; rank < kolo::size(); ++rank) {
-        const auto part = squared_error(oracle->forward(input(step, 0, rank)), step, 0, rank);
-        (part / kolo::size()).backward();
-      }
-      plain.step();
-    }
-    EXPECT_LT(relative_difference(flat_parameters(*net_), flat_parameters(*oracle)), 1e-10);
-    EXPECT_TRUE(identical_on_all_ranks(flat_parameters(*net_)));
-  }
-
-  Net net_;
-  /// Without momentum: without a memory.
-  OptimizerPtr sgd_ = std::make_unique<torch::optim::SGD>(net_->parameters(), 0.1);
-  const bool alone_ = kolo::size() == 1;
-};
-
-TEST_F(OptimizerErrorsTest, AParameterWithoutAName) {
-  expect_error([&] { DistributedOptimizer(*sgd_, net_->a->named_parameters()); },
-               {"has no name", "group 0", "[7, 7]", "named_parameters()"});
-  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
-  expect_right_training(optimizer);
-}
-
-TEST_F(OptimizerErrorsTest, AParameterOfTwoOptimizers) {
-  {
-    DistributedOptimizer first(*sgd_, net_->named_parameters());
-    const OptimizerPtr other = sgd()(net_->b->parameters());
-    if (!alone_) {
-      expect_error([&] { DistributedOptimizer(*other, net_->named_parameters()); },
-                   {"'b.weight'", "already belongs to another DistributedOptimizer"});
-    }
-    expect_right_training(first);
-  }
-  sgd_ = std::make_unique<torch::optim::SGD>(net_->parameters(), 0.1);
-  DistributedOptimizer after(*sgd_, net_->named_parameters());
-  expect_right_training(after);
-}
-
-TEST_F(OptimizerErrorsTest, AParameterWithoutANameOnOneRank) {
-  if (alone_) return;
-  Names names;
-  for (const auto& item : net_->named_parameters()) {
-    if (kolo::rank() != 1 || item.key() != "b.bias") names.insert(item.key(), item.value());
-  }
-  expect_error([&] { DistributedOptimizer(*sgd_, names); },
-               {"on rank 1", "has no name", "group 0", "[7]", "named_parameters()"});
-  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
-  expect_right_training(optimizer);
-}
-
-TEST_F(OptimizerErrorsTest, OtherNamesOnARank) {
-  if (alone_) return;
-  const bool odd = kolo::rank() == kolo::size() - 1;
-  Names names;
-  for (const auto& item : net_->named_parameters()) {
-    names.insert(odd && item.key() == "b.weight" ? "body" : item.key(), item.value());
-  }
-  expect_error([&] { DistributedOptimizer(*sgd_, names); },
-               {"'b.weight'", "'body'", "rank 0", "rank " + std::to_string(kolo::size() - 1)});
-  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
-  expect_right_training(optimizer);
-}
-
-TEST_F(OptimizerErrorsTest, OtherShapesOnARank) {
-  if (alone_) return;
-  torch::nn::Linear layer(5, kolo::rank() == 1 ? 3 : 2);
-  torch::optim::SGD inner(layer->parameters(), 0.1);
-  expect_error([&] { DistributedOptimizer(inner, layer->named_parameters()); },
-               {"'weight'", "[2, 5] on rank 0", "[3, 5] on rank 1"});
-  expect_usable();
-}
-
-TEST_F(OptimizerErrorsTest, OtherDtypesOnARank) {
-  if (alone_) return;
-  torch::nn::Linear layer(5, 2);
-  layer->to(kolo::rank() == 1 ? torch::kFloat64 : torch::kFloat32);
-  torch::optim::SGD inner(layer->parameters(), 0.1);
-  expect_error([&] { DistributedOptimizer(inner, layer->named_parameters()); },
-               {"'weight'", "Float [2, 5] on rank 0", "Double [2, 5] on rank 1"});
-}
-
-TEST_F(OptimizerErrorsTest, AnotherLayoutOnARank) {
-  if (alone_) return;
-  torch::nn::Conv2d layer(torch::nn::Conv2dOptions(2, 3, 5));
-  if (kolo::rank() == 1) {
-    layer->weight.set_data(layer->weight.contiguous(torch::MemoryFormat::ChannelsLast));
-  }
-  torch::optim::SGD inner(layer->parameters(), 0.1);
-  expect_error([&] { DistributedOptimizer(inner, layer->named_parameters()); },
-               {"'weight'", "Float [3, 2, 5, 5] on rank 0", "with strides", "on rank 1"});
-}
-
-TEST_F(OptimizerErrorsTest, NoMemoryForGradientsOnARank) {
-  if (alone_) return;
-  constexpr std::int64_t kTooMany = std::int64_t{1} << 50;
-  // The parameter itself needs none.
-  Names names;
-  names.insert(
-      "huge",
-      torch::zeros({1}, there()).expand({kolo::rank() == 1 ? kTooMany : 1}).requires_grad_());
-  torch::optim::SGD inner({names["huge"]}, 0.1);
-  expect_error([&] { DistributedOptimizer(inner, names); },
-               {"on rank 1: ", "not enough memory for gradients: ",
-                there().device().is_cuda() ? "ncclMemAlloc of" : "no memory for",
-                std::to_string(kTooMany * 4) + " bytes"});
-  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
-  expect_right_training(optimizer);
-}
-
-TEST_F(OptimizerErrorsTest, FewerParametersOnARank) {
-  if (alone_) return;
-  torch::nn::Linear layer(torch::nn::LinearOptions(5, 2).bias(kolo::rank() != 0));
-  torch::optim::SGD inner(layer->parameters(), 0.1);
-  expect_error([&] { DistributedOptimizer(inner, layer->named_parameters()); },
-               {"nothing on rank 0", "'bias'", "on rank 1"});
-}
-
-TEST_F(OptimizerErrorsTest, OtherOptionsOnARank) {
-  if (alone_) return;
-  DistributedOptimizerOptions options;
-  options.backward_passes_per_step = kolo::rank() == 1 ? 4 : 2;
-  expect_error([&] { DistributedOptimizer(*sgd_, net_->named_parameters(), options); },
-               {"backward_passes_per_step 2 on rank 0", "backward_passes_per_step 4 on rank 1"});
-}
-
-TEST_F(OptimizerErrorsTest, NoPassesPerStep) {
-  DistributedOptimizerOptions options;
-  options.backward_passes_per_step = 0;
-  expect_error([&] { DistributedOptimizer(*sgd_, net_->named_parameters(), options); },
-               {"backward_passes_per_step must be at least 1, not 0"});
-  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
-  expect_right_training(optimizer);
-}
 
 TEST_F(OptimizerErrorsTest, ParametersThatWereAddedLater) {
   DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
