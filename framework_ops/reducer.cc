@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "bridge.h"
@@ -70,7 +71,7 @@ std::string DistributedOptimizer::Reducer::make_first_plan() {
   tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
   try {
     adopt(tuning_->first_groups());
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {
     return error.what();
   }
   return {};

@@ -171,7 +171,7 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
   if (!groups) return;
   try {
     adopt(*groups);
-  } catch (const Error&) {
+  } catch (...) {
     leave();
     throw;
   }
