@@ -71,9 +71,9 @@ one that is late by 4 ms still makes it 20 times as long.
 The memory of step is what a rank has at most beyond its gradients, with what malloc keeps of what
 was freed, which depends on the cases before: to compare two, give each a run of its own.
 
-In train, alone are the ranks that do not wait for each other: the slowest of them, and their mean.
-Who trains together is as fast as the slowest, so kolo/it tells what communication costs, and what
-waiting for the slowest does; "of alone" is each method's part of the slowest, round by round.
+train compares with the same ranks, each for itself: with the slowest of them (alone), as ranks that
+train together cannot be faster, and with their mean (mean alone). "of alone" is what each method
+takes in percent of that slowest rank, round by round.
 
 Results are checked against exact sums before anything is timed, by the calls that are timed then
 (idle: of every call; train: against means of the gradients that the ranks find without
