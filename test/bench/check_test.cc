@@ -4,7 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <functional>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -107,6 +110,38 @@ TEST(Check, CallsThatLeaveTheSumsOfTheFirst) {
   const auto wrong = checked([&](std::span<double> values) { std::ranges::copy(sums, values.begin()); });
   ASSERT_TRUE(wrong.has_value());
   EXPECT_THAT(*wrong, HasSubstr("call 2 of 5"));
+}
+
+/// Of three ranks, two elements each.
+constexpr std::array<float, 6> kContributions = {1, 1e20F, 2, -1e20F, 5, 3};
+
+std::optional<std::string> checked_means(float first, float second) {
+  return find_wrong_mean(std::array{first, second}, kContributions, 3);
+}
+
+TEST(Check, MeansPassAsFarAsFloat32IsExact) {
+  const float a_third = 8.0F / 3;
+  EXPECT_EQ(checked_means(a_third, 1), std::nullopt);
+  EXPECT_EQ(checked_means(std::nextafter(a_third, 3.0F), 1), std::nullopt);
+  EXPECT_EQ(checked_means(a_third, 0), std::nullopt) << "3 is lost beside 1e20";
+  EXPECT_EQ(checked_means(1.0F / 3 + 2.0F / 3 + 5.0F / 3, 1), std::nullopt) << "scaled, then added";
+  EXPECT_EQ(find_wrong_mean(std::array{0.0F}, std::array{1e-40F, 1e-40F}, 2), std::nullopt);
+}
+
+TEST(Check, MeansThatAreNearlyRightAreWrong) {
+  const auto wrong = checked_means(8.0F / 3 * (1 + 1e-6F), 1);
+  ASSERT_TRUE(wrong.has_value());
+  EXPECT_THAT(*wrong, HasSubstr("element 0 of 2 is 2.66666"));
+  EXPECT_THAT(*wrong, HasSubstr("but must be 2.66666"));
+  EXPECT_THAT(checked_means(8.0F / 3, 1e15F).value_or(""), HasSubstr("element 1 of 2"));
+}
+
+TEST(Check, WhatIsNoMeanIsWrong) {
+  EXPECT_NE(checked_means(8, 1), std::nullopt) << "the sum";
+  EXPECT_NE(checked_means(1, 1), std::nullopt) << "a rank's own";
+  EXPECT_NE(checked_means(1.5F, 1), std::nullopt) << "the mean of two of three";
+  EXPECT_NE(checked_means(std::numeric_limits<float>::quiet_NaN(), 1), std::nullopt);
+  EXPECT_NE(checked_means(std::numeric_limits<float>::infinity(), 1), std::nullopt);
 }
 
 TEST(Check, WrongResultsAreErrors) {

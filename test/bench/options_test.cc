@@ -67,6 +67,23 @@ TEST(BenchOptions, Step) {
   EXPECT_EQ(options.compute_as, ComputeAs::Sleep);
 }
 
+TEST(BenchOptions, Train) {
+  const Options defaults = parse({"train"});
+  EXPECT_EQ(defaults.batch_size, 32);
+  EXPECT_EQ(defaults.steps, 1);
+  EXPECT_EQ(defaults.threads, 1);
+  EXPECT_EQ(defaults.seconds, 120);
+  EXPECT_EQ(parse({"step"}).seconds, 2);
+  const Options options = parse({"train", "--batch-size", "4", "--steps", "3", "--threads", "2",
+                                 "--seconds", "0.5", "--against", "mpi,ddp-view"});
+  EXPECT_EQ(options.batch_size, 4);
+  EXPECT_EQ(options.steps, 3);
+  EXPECT_EQ(options.threads, 2);
+  EXPECT_EQ(options.seconds, 0.5);
+  EXPECT_THAT(contenders(options),
+              ElementsAre(Contender::Kolo, Contender::Mpi, Contender::DdpView));
+}
+
 TEST(BenchOptions, NegotiateAndIdle) {
   EXPECT_THAT(parse({"negotiate", "--ranks", "2,32"}).set_sizes, ElementsAre(2, 32));
   EXPECT_EQ(parse({"negotiate", "--names", "7"}).names, 7);
@@ -76,7 +93,8 @@ TEST(BenchOptions, NegotiateAndIdle) {
 TEST(BenchOptions, WrongSubcommands) {
   expect_usage_error({}, {"no subcommand is given"});
   expect_usage_error({"--seconds", "1"}, {"no subcommand is given"});
-  expect_usage_error({"reduce"}, {"'reduce'", "expected one of allreduce, step, negotiate, idle"});
+  expect_usage_error({"reduce"},
+                     {"'reduce'", "expected one of allreduce, step, train, negotiate, idle"});
 }
 
 TEST(BenchOptions, WrongValues) {
@@ -92,6 +110,9 @@ TEST(BenchOptions, WrongValues) {
   expect_usage_error({"step", "--compute", "1,2,-3"}, {"--compute"});
   expect_usage_error({"step", "--compute", "1,2,3,4"}, {"--compute"});
   expect_usage_error({"step", "--compute-as", "play"}, {"--compute-as", "'play'", "sleep, work"});
+  expect_usage_error({"train", "--batch-size", "0"}, {"--batch-size is 0", "1 to 65536"});
+  expect_usage_error({"train", "--steps", "0"}, {"--steps is 0", "1 to 100000"});
+  expect_usage_error({"train", "--threads", "-1"}, {"--threads is -1", "1 to 4096"});
   expect_usage_error({"negotiate", "--ranks", "two"}, {"--ranks", "'two'"});
   expect_usage_error({"negotiate", "--names", "0"}, {"--names is 0"});
   expect_usage_error({"idle", "--window", "-1"}, {"--window is -1"});
@@ -100,12 +121,13 @@ TEST(BenchOptions, WrongValues) {
 TEST(BenchOptions, OptionsOfOtherSubcommands) {
   expect_usage_error({"step", "--sizes", "4"}, {"sizes"});
   expect_usage_error({"negotiate", "--sizes", "4"}, {"sizes"});
+  expect_usage_error({"step", "--batch-size", "4"}, {"batch-size"});
 }
 
 TEST(BenchOptions, ComparisonsThatMakeNoSense) {
   expect_usage_error({"step", "--against", "horovod"}, {"--against", "'horovod'", "mpi-chunked"});
   expect_usage_error({"step", "--against", "kolo"}, {"always measured"});
-  expect_usage_error({"allreduce", "--against", "ddp-view"}, {"step only"});
+  expect_usage_error({"allreduce", "--against", "ddp-view"}, {"step and train only"});
   expect_usage_error({"negotiate", "--against", "mpi,ddp"}, {"negotiate --against ddp", "mpi"});
   expect_usage_error({"allreduce", "--against", "mpi", "--dtypes", "float32,float16"},
                      {"--against mpi", "MPI has no float16"});
@@ -124,6 +146,8 @@ TEST(BenchOptions, HelpTellsAllOptions) {
   EXPECT_TRUE(parse({"step", "--help"}).help);
   EXPECT_THAT(help_text(Subcommand::Step), HasSubstr("--compute FWD,BWD,OPT"));
   EXPECT_THAT(help_text(Subcommand::Step), HasSubstr("--zero-grad LIST (=zero)"));
+  EXPECT_THAT(help_text(Subcommand::Train), HasSubstr("--batch-size N (=32)"));
+  EXPECT_THAT(help_text(Subcommand::Train), HasSubstr("--seconds S (=120)"));
 }
 
 }  // namespace

@@ -39,6 +39,8 @@ class TestCase(unittest.TestCase):
     def measure(self, *arguments, ranks):
         """The lines of JSON, which are well-formed; self.table is what was printed."""
         done = run(*arguments, "--seconds", "0.2", "--json", self.json, ranks=ranks)
+        if done.returncode == 2 and "libgloo-dev" in done.stderr:
+            self.skipTest("built without ddp")
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
         self.table = done.stdout
         lines = [json.loads(line) for line in self.json.read_text().splitlines()]
@@ -109,13 +111,8 @@ class Step(TestCase):
                     self.assertRegex(self.table, rf"(?m)^{model} +{zero_grad} +{method} +memory ")
 
     def test_against_ddp(self):
-        done = run("step", "--models", "small", "--zero-grad", "zero,none", "--seconds", "0.2",
-                   "--against", "ddp,ddp-view", "--json", self.json, ranks=2)
-        if done.returncode == 2:
-            self.assertIn("libgloo-dev", done.stderr)
-            self.skipTest("built without ddp")
-        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
-        lines = [json.loads(line) for line in self.json.read_text().splitlines()]
+        lines = self.measure("step", "--models", "small", "--zero-grad", "zero,none",
+                             "--against", "ddp,ddp-view", ranks=2)
         self.assertEqual([l["method"] for l in lines if l["quantity"] == "added"],
                          2 * ["kolo", "ddp", "ddp-view"])
 
@@ -132,6 +129,41 @@ class Step(TestCase):
     def test_alone(self):
         lines = self.measure("step", "--models", "small", ranks=1)
         self.assertEqual([line["quantity"] for line in lines], ["step", "added", "memory"])
+
+
+SMALL_TRAINING = ["train", "--batch-size", "2", "--steps", "1"]
+
+
+class Train(TestCase):
+    def check_lines(self, lines, reducers):
+        self.assertEqual(
+            [(l["quantity"], l["unit"], l["method"]) for l in lines],
+            [("step", "ms", method) for method in [*reducers, "alone", "mean alone"]]
+            + [("of alone", "%", method) for method in reducers])
+        for line in lines:
+            self.assertEqual((line["batch"], line["steps"], line["threads"]), (2, 1, 1))
+            self.assertGreater(line["p25"], 0)
+            self.assertGreaterEqual(line["n"], 10)
+        with_ratio = [l["method"] for l in lines if "ratio" in l]
+        self.assertEqual(with_ratio, [*reducers[1:], "alone", "mean alone"])
+        of_line = {(l["quantity"], l["method"]): l for l in lines}
+        alone, mean = of_line["step", "alone"], of_line["step", "mean alone"]
+        # The slowest of each round is no faster than the mean, by which one divides.
+        self.assertGreaterEqual(alone["median"], mean["median"])
+        self.assertLessEqual(alone["ratio"]["median"], mean["ratio"]["median"])
+        self.assertAlmostEqual(of_line["of alone", "kolo"]["median"],
+                               100 * alone["ratio"]["median"])
+
+    def test_against_mpi(self):
+        self.check_lines(self.measure(*SMALL_TRAINING, "--against", "mpi", ranks=2),
+                         ["kolo", "mpi"])
+
+    def test_against_ddp(self):
+        self.check_lines(self.measure(*SMALL_TRAINING, "--against", "ddp", ranks=2),
+                         ["kolo", "ddp"])
+
+    def test_alone(self):
+        self.check_lines(self.measure(*SMALL_TRAINING, ranks=1), ["kolo"])
 
 
 class Negotiate(TestCase):
@@ -188,6 +220,11 @@ class WrongResults(TestCase):
                                    text="mpi: a wrong result: gradient .*: element .* must be")
         self.assertEqual(lines, "", "what is wrong was timed")
 
+    def test_train(self):
+        lines = self.assert_caught(*SMALL_TRAINING, "--against", "mpi",
+                                   text="mpi: a wrong result: gradient .*: element .* must be")
+        self.assertEqual(lines, "", "what is wrong was timed")
+
     def test_negotiate(self):
         self.assert_caught("negotiate", "--names", "5",
                            text="known names: a wrong result: call 1 of 5: element .* must be")
@@ -216,7 +253,7 @@ class Errors(TestCase):
                           f"kolo-bench: cannot write {path}: Not a directory")
 
     def test_help(self):
-        for arguments in ([], ["allreduce"], ["step"], ["negotiate"], ["idle"]):
+        for arguments in ([], ["allreduce"], ["step"], ["train"], ["negotiate"], ["idle"]):
             done = run(*arguments, "--help")
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn("--seconds", done.stdout)
@@ -244,7 +281,7 @@ class Plot(TestCase):
 
     @unittest.skipUnless(CAN_PLOT, "needs matplotlib")
     def test_every_subcommand(self):
-        for arguments in (["step", "--models", "small"], ["negotiate"],
+        for arguments in (["step", "--models", "small"], SMALL_TRAINING, ["negotiate"],
                           ["idle", "--window", "0.1"]):
             picture = self.json.with_name("picture.svg")
             done = run(*arguments, "--seconds", "0.1", "--json", self.json, "--plot", picture)

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <stdexcept>
 
 namespace kolo::bench {
@@ -58,6 +60,30 @@ std::optional<std::string> check_calls(std::span<double> values, int rank, int r
     if (wrong && !first) first = fmt::format("call {} of {}: {}", call + 1, kCheckedCalls, *wrong);
   }
   return first;
+}
+
+std::optional<std::string> find_wrong_mean(std::span<const float> values,
+                                           std::span<const float> contributions, int ranks) {
+  using Limits = std::numeric_limits<float>;
+  // Of n values: n - 1 additions, a factor and a product, each wrong by half an epsilon of the mean
+  // magnitude at most, to the first order. The whole epsilon covers the orders beyond.
+  const double rounding = (ranks + 1) * static_cast<double>(Limits::epsilon());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    double sum = 0;
+    double magnitude = 0;
+    for (std::size_t j = i; j < contributions.size(); j += values.size()) {
+      sum += contributions[j];
+      magnitude += std::abs(contributions[j]);
+    }
+    const double mean = sum / ranks;
+    // Numbers below the least normal one may have become zero.
+    const double tolerance = rounding * magnitude / ranks + Limits::min();
+    if (!(std::abs(values[i] - mean) <= tolerance)) {
+      return fmt::format("element {} of {} is {}, but must be {} within {}", i, values.size(),
+                         values[i], mean, tolerance);
+    }
+  }
+  return std::nullopt;
 }
 
 void require_right(const std::string& method, const std::optional<std::string>& wrong,

@@ -36,6 +36,11 @@ constexpr std::size_t kCheckedCalls = 5;
 std::optional<std::string> check_calls(std::span<double> values, int rank, int ranks,
                                        const std::function<void()>& sum);
 
+/// Says where `values` first differ from the means of all ranks' `contributions`, rank by rank, by
+/// more than float32 rounds in any order of adding and scaling; or nothing.
+std::optional<std::string> find_wrong_mean(std::span<const float> values,
+                                           std::span<const float> contributions, int ranks);
+
 /// Collective, so that no rank waits for one that has stopped.
 /// @throws std::runtime_error on all ranks when one of them has found something `wrong`.
 void require_right(const std::string& method, const std::optional<std::string>& wrong,

@@ -67,13 +67,13 @@ class DdpTraining : public Training {
                                            .gradient_as_bucket_view = gradient_as_bucket_view});
   }
 
+ private:
   void before_forward() override {
     reducer_->rebuild_buckets();
     reducer_->prepare_for_forward();
   }
   void before_backward() override { reducer_->prepare_for_backward({}); }
 
- private:
   std::unique_ptr<c10d::Reducer> reducer_;
 };
 

@@ -13,9 +13,9 @@ class KoloTraining : public Training {
   KoloTraining(const std::vector<torch::Tensor>& parameters, torch::optim::Optimizer& optimizer)
       : Training(optimizer), distributed_(optimizer, named(parameters)) {}
 
+ private:
   void step() override { distributed_.step(); }
 
- private:
   static torch::OrderedDict<std::string, torch::Tensor> named(
       const std::vector<torch::Tensor>& parameters) {
     torch::OrderedDict<std::string, torch::Tensor> names;

@@ -45,6 +45,8 @@ void measure(const Options& options, const Ranks& ranks, Report& report) {
       return measure_allreduce(options, ranks, report);
     case Subcommand::Step:
       return measure_step(options, ranks, report);
+    case Subcommand::Train:
+      return measure_train(options, ranks, report);
     case Subcommand::Negotiate:
       return measure_negotiate(options, ranks, report);
     case Subcommand::Idle:
@@ -63,7 +65,8 @@ void run(int argc, char** argv) {
   const Ranks ranks = Ranks::of_job();
   require_contenders(options, ranks);
   if (speaks && !options.plot.empty()) require_plotting();
-  torch::set_num_threads(1);
+  torch::set_num_threads(options.threads);
+  torch::set_num_interop_threads(options.threads);
   {
     Report report(name_of(options.subcommand), ranks.rank(), ranks.size(), options.json);
     measure(options, ranks, report);

@@ -57,12 +57,12 @@ class MpiTraining : public Training {
               MpiReducer& reducer)
       : Training(optimizer), parameters_(parameters), reducer_(reducer) {}
 
+ private:
   void after_backward() override {
     const torch::NoGradGuard no_grad;
     for (const torch::Tensor& parameter : parameters_) reducer_.average(parameter.mutable_grad());
   }
 
- private:
   const std::vector<torch::Tensor>& parameters_;
   MpiReducer& reducer_;
 };

@@ -24,6 +24,7 @@ using Choices = std::initializer_list<std::pair<const char*, Enum>>;
 
 constexpr Choices<Subcommand> kSubcommands = {{"allreduce", Subcommand::Allreduce},
                                               {"step", Subcommand::Step},
+                                              {"train", Subcommand::Train},
                                               {"negotiate", Subcommand::Negotiate},
                                               {"idle", Subcommand::Idle}};
 constexpr Choices<Contender> kContenders = {{"kolo", Contender::Kolo},
@@ -53,6 +54,9 @@ constexpr const char* kUsage =
                                        are undefined before each step
   kolorun -np 2 kolo-bench step --compute 5,10,1 --compute-as sleep
                                        the same, hidden behind 10 ms of backward
+  kolorun -np 2 kolo-bench train --against mpi,ddp
+                                       steps of a real ResNet-18, of ranks that train together and
+                                       of the same ranks, each for itself
   kolorun -np 32 kolo-bench negotiate --against mpi
                                        tensors that the ranks have not agreed on before
   kolorun -np 2 kolo-bench idle        processor time with nothing to do, and while a rank is late
@@ -68,8 +72,13 @@ one that is late by 4 ms still makes it 20 times as long.
 The memory of step is what a rank has at most beyond its gradients, with what malloc keeps of what
 was freed, which depends on the cases before: to compare two, give each a run of its own.
 
+train compares with the same ranks, each for itself: with the slowest of them (alone), as ranks that
+train together cannot be faster, and with their mean (mean alone). "of alone" is what each method
+takes in percent of that slowest rank, round by round.
+
 Results are checked against exact sums before anything is timed, by the calls that are timed then
-(idle: of every call). If one is wrong, nothing more is measured.
+(idle: of every call; train: against means of the gradients that the ranks find without
+communication). If one is wrong, nothing more is measured.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.
 )";
@@ -197,6 +206,17 @@ void add_step_options(po::options_description& group, RawText& raw) {
       "work: on the core; sleep: as if on a device of its own.");
 }
 
+void add_train_options(po::options_description& group, Options& o) {
+  auto add = group.add_options();
+  add("batch-size", po::value(&o.batch_size)->value_name("N")->default_value(32),
+      "Images of a rank in a step; 3x32x32 each, of noise, in memory.");
+  add("steps", po::value(&o.steps)->value_name("N")->default_value(1),
+      "Steps in a row, which are a sample together. Each rank for itself waits for the others only "
+      "before a sample.");
+  add("threads", po::value(&o.threads)->value_name("N")->default_value(1),
+      "LibTorch's threads on each rank.");
+}
+
 void add_negotiate_options(po::options_description& group, Options& o, RawText& raw) {
   auto add = group.add_options();
   add("names", po::value(&o.names)->value_name("N")->default_value(62),
@@ -221,6 +241,9 @@ po::options_description subcommand_options(Subcommand subcommand, Options& o, Ra
     case Subcommand::Step:
       add_step_options(group, raw);
       break;
+    case Subcommand::Train:
+      add_train_options(group, o);
+      break;
     case Subcommand::Negotiate:
       add_negotiate_options(group, o, raw);
       break;
@@ -239,10 +262,13 @@ po::options_description all_options(Subcommand subcommand, Options& o, RawText& 
           ? "Compare with: mpi (the same messages and nothing else: MPI_Gather of what is asked for, "
             "MPI_Bcast of the answer, one MPI_Allreduce)."
           : "Compare with: mpi (MPI_Allreduce), mpi-chunked (the same, 4 MiB a call), ddp "
-            "(DistributedDataParallel's c10d::Reducer over Gloo), ddp-view (step only: with "
-            "gradient_as_bucket_view).");
-  add("seconds", po::value(&o.seconds)->value_name("S")->default_value(2, "2"),
-      "Time for each case; slow ones take longer, because ten rounds are the least (idle: three).");
+            "(DistributedDataParallel's c10d::Reducer over Gloo), ddp-view (step and train "
+            "only: with gradient_as_bucket_view).");
+  const int seconds = subcommand == Subcommand::Train ? 120 : 2;
+  add("seconds",
+      po::value(&o.seconds)->value_name("S")->default_value(seconds, std::to_string(seconds)),
+      "Time for each case (train: 120 by default); slow ones take longer, because ten rounds are "
+      "the least (idle: three).");
   add("json", po::value(&raw.json)->value_name("FILE"), "Write the results, a JSON object a line: labels, p25, median, p75, p99, max, n (rounds).");
   add("plot", po::value(&raw.plot)->value_name("FILE.svg|png"),
       "Draw the results that --json writes. Needs Python's matplotlib.");
@@ -266,8 +292,9 @@ void check_against(const Options& o) {
           fmt::format("negotiate --against {}: expected mpi, as nobody else agrees on names",
                       name_of(contender)));
     }
-    if (contender == Contender::DdpView && o.subcommand != Subcommand::Step) {
-      throw UsageError("--against ddp-view is for step only: here it is the same as ddp");
+    const bool trains = o.subcommand == Subcommand::Step || o.subcommand == Subcommand::Train;
+    if (contender == Contender::DdpView && !trains) {
+      throw UsageError("--against ddp-view is for step and train only: here it is the same as ddp");
     }
     const bool is_mpi = contender == Contender::Mpi || contender == Contender::MpiChunked;
     for (const Dtype dtype : o.dtypes) {
@@ -285,6 +312,9 @@ void check_against(const Options& o) {
 void check_values(const Options& o) {
   require(std::isfinite(o.seconds) && o.seconds > 0, "seconds", o.seconds, "a number above 0");
   require(std::isfinite(o.window) && o.window > 0, "window", o.window, "a number above 0");
+  require(o.batch_size >= 1 && o.batch_size <= 65'536, "batch-size", o.batch_size, "1 to 65536");
+  require(o.steps >= 1 && o.steps <= 100'000, "steps", o.steps, "1 to 100000");
+  require(o.threads >= 1 && o.threads <= 4096, "threads", o.threads, "1 to 4096");
   require(o.names >= 1 && o.names <= 100'000, "names", o.names, "1 to 100000");
   check_against(o);
   if (o.plot.empty()) return;

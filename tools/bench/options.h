@@ -19,7 +19,7 @@ class UsageError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-enum class Subcommand { None, Allreduce, Step, Negotiate, Idle };
+enum class Subcommand { None, Allreduce, Step, Train, Negotiate, Idle };
 
 /// Who reduces. Those after Kolo can be compared with it.
 enum class Contender { Kolo, Mpi, MpiChunked, Ddp, DdpView };
@@ -61,6 +61,10 @@ struct Options {
   std::vector<ZeroGrad> zero_grads = {};
   ComputeTimes compute = {};
   ComputeAs compute_as = ComputeAs::Work;
+
+  std::int64_t batch_size = 32;
+  int steps = 1;
+  int threads = 1;
 
   int names = 62;
   /// Empty: powers of two up to the number of ranks.

@@ -41,6 +41,22 @@ double Ranks::max(double value) const {
   return most;
 }
 
+double Ranks::mean(double value) const {
+  if (alone()) return value;
+  double sum = value;
+  require_mpi(MPI_Allreduce(&value, &sum, 1, MPI_DOUBLE, MPI_SUM, comm()), "MPI_Allreduce");
+  return sum / size();
+}
+
+std::vector<float> Ranks::gather(std::span<const float> values) const {
+  if (alone()) return {values.begin(), values.end()};
+  std::vector<float> all(values.size() * static_cast<std::size_t>(size()));
+  const int count = static_cast<int>(values.size());
+  require_mpi(MPI_Allgather(values.data(), count, MPI_FLOAT, all.data(), count, MPI_FLOAT, comm()),
+              "MPI_Allgather");
+  return all;
+}
+
 void require_mpi(int code, const char* what) {
   const core::Status status = core::mpi::check(code, what);
   if (!status.ok()) throw std::runtime_error(status.message());

@@ -2,6 +2,9 @@
 
 /// The benchmark's own line between its ranks, apart from what it measures.
 
+#include <span>
+#include <vector>
+
 #include "mpi/handles.h"
 
 namespace kolo::bench {
@@ -26,6 +29,9 @@ class Ranks {
   // Collective.
   void barrier() const;
   double max(double value) const;
+  double mean(double value) const;
+  /// All ranks' values, rank by rank; each gives as many.
+  std::vector<float> gather(std::span<const float> values) const;
   bool any(bool value) const { return max(value ? 1 : 0) > 0; }
 
  private:

@@ -5,6 +5,7 @@
 #include <torch/optim/optimizer.h>
 #include <torch/types.h>
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -12,6 +13,9 @@
 #include "bench/ranks.h"
 
 namespace kolo::bench {
+
+/// All have settled when so many steps are done, Kolo last.
+constexpr int kStepsToSettle = 5;
 
 /// One model in the hands of a reducer, or of nobody.
 class Training {
@@ -21,16 +25,16 @@ class Training {
   Training(const Training&) = delete;
   Training& operator=(const Training&) = delete;
 
+  /// One step, forward, backward and optimizer; `forward` gives the loss.
+  void run(const std::function<torch::Tensor()>& forward);
+
+ private:
   virtual void before_forward() {}
   virtual void before_backward() {}
   /// Gradients are averages when it returns.
   virtual void after_backward() {}
   virtual void step() { optimizer_.step(); }
 
- protected:
-  torch::optim::Optimizer& optimizer() { return optimizer_; }
-
- private:
   torch::optim::Optimizer& optimizer_;
 };
 
@@ -48,6 +52,11 @@ class Reducer {
   virtual std::unique_ptr<Training> train(const std::vector<torch::Tensor>& parameters,
                                           torch::optim::Optimizer& optimizer) = 0;
 };
+
+/// Without a reducer, each rank trains for itself.
+std::unique_ptr<Training> make_training(Reducer* reducer,
+                                        const std::vector<torch::Tensor>& parameters,
+                                        torch::optim::Optimizer& optimizer);
 
 /// Collective. The ranks outlive the reducer.
 std::unique_ptr<Reducer> make_reducer(Contender contender, const Ranks& ranks);

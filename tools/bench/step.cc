@@ -28,20 +28,14 @@ class Trainee {
         ranks_(ranks),
         model_(data, options.compute, Compute(options.compute_as)),
         optimizer_(model_, options.compute, Compute(options.compute_as)),
-        training_(reducer == nullptr ? std::make_unique<Training>(optimizer_)
-                                     : reducer->train(model_.parameters(), optimizer_)) {}
+        training_(make_training(reducer, model_.parameters(), optimizer_)) {}
 
   /// Forward, backward and optimizer; the seconds that they took on this rank.
   double step() {
     model_.zero_grad(zero_grad_);
     ranks_.barrier();
     const auto begin = std::chrono::steady_clock::now();
-    training_->before_forward();
-    torch::Tensor loss = model_.forward();
-    training_->before_backward();
-    loss.backward();
-    training_->after_backward();
-    training_->step();
+    training_->run([this] { return model_.forward(); });
     return Seconds(std::chrono::steady_clock::now() - begin).count();
   }
 
@@ -121,8 +115,7 @@ class StepBench {
       reducers_.push_back(make_reducer(contender, ranks_));
       trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
                                                     data_, zero_grad_, options_, ranks_));
-      // The fifth step is the first in which everybody has settled.
-      for (int i = 0; i < 5; ++i) trainees_.back()->step();
+      for (int i = 0; i < kStepsToSettle; ++i) trainees_.back()->step();
       ranks_.barrier();
       const MemoryUse after = memory_use();
       check(*trainees_.back());

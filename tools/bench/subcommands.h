@@ -15,6 +15,9 @@ void measure_allreduce(const Options& options, const Ranks& ranks, Report& repor
 /// What reducing gradients adds to a training step, in time and in memory.
 void measure_step(const Options& options, const Ranks& ranks, Report& report);
 
+/// What training a real network together costs, against the same ranks without communication.
+void measure_train(const Options& options, const Ranks& ranks, Report& report);
+
 /// Tensors whose names the ranks have not agreed on before.
 void measure_negotiate(const Options& options, const Ranks& ranks, Report& report);
 
