@@ -11,8 +11,8 @@
 
 namespace kolo::detail {
 
-/// Why those of this device cannot, where the rank has this GPU (core::Context::gpu()), and what to do about it; empty
-/// when they can.
+/// Why those of this device cannot, where the rank has this GPU (core::Context::gpu()), and what to
+/// do about it; empty when they can.
 std::string device_refusal(const core::Result<std::optional<int>>& gpu, c10::Device device);
 
 }  // namespace kolo::detail

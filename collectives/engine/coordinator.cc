@@ -397,8 +397,8 @@ void Coordinator::fail_all(const std::string& reason) {
 void Coordinator::fail(const std::string& reason) {
   if (failure_.empty()) {
     failure_ = reason;
-    // A peer ends when all have left, which this rank may not have read yet when it finds that peer gone. What has
-    // failed besides is told by those that have not left.
+    // A peer ends when all have left, which this rank may not have read yet when it finds that peer
+    // gone. What has failed besides is told by those that have not left.
     logger_.log(leaving_ ? spdlog::level::info : spdlog::level::err, "{}", reason);
   }
   sets_.end(failure_);

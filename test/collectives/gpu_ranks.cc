@@ -174,6 +174,16 @@ std::vector<Bytes> inputs_of(const jobs::Job& job) {
   return inputs;
 }
 
+Collective collective_on(const Rank& rank, std::uint64_t sequence, std::int64_t count) {
+  Collective c;
+  for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
+  c.member = rank.rank;
+  c.sequence = sequence;
+  c.device = DeviceType::Cuda;
+  c.count = count;
+  return c;
+}
+
 std::vector<Bytes> inputs_of(const Collective& c, std::uint64_t seed) {
   return inputs_of(jobs::Job{.collective = c, .seed = seed});
 }

@@ -72,6 +72,9 @@ class UserStream {
   std::deque<std::function<void()>> calls_;
 };
 
+/// An all-reduce of all ranks on their GPUs, as this one starts it; without addresses.
+Collective collective_on(const Rank& rank, std::uint64_t sequence, std::int64_t count);
+
 /// The members' inputs.
 std::vector<oracle::Bytes> inputs_of(const jobs::Job& job);
 /// Of a collective without its addresses, which is the same for all members.

@@ -227,15 +227,10 @@ class HierarchicalProgram {
   };
 
   Collective prepare(CollectiveKind kind, int root = 0) {
-    Collective c;
+    Collective c = gpus::collective_on(rank_, next_++, kReduced);
     c.kind = kind;
     c.dtype = DataType::Int32;
-    for (int member = 0; member < rank_.size; ++member) c.ranks.push_back(member);
-    c.member = rank_.rank;
-    c.sequence = next_++;
-    c.device = DeviceType::Cuda;
     c.root_member = root;
-    c.count = kReduced;
     c.input = c.output = memory();
     return c;
   }

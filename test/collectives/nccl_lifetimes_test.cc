@@ -52,13 +52,8 @@ TEST(NcclPlane, ItsMemoryMayOutliveIt) {
 /// An all-reduce on the rank's memory.
 std::unique_ptr<Operation> start(Rank& rank, std::byte* memory, std::uint64_t sequence,
                                  ChannelId channel = kWorldChannel) {
-  Collective c;
-  c.device = DeviceType::Cuda;
-  c.count = 4;
-  for (int member = 0; member < rank.size; ++member) c.ranks.push_back(member);
-  c.member = rank.rank;
+  Collective c = gpus::collective_on(rank, sequence, 4);
   c.channel = channel;
-  c.sequence = sequence;
   c.input = c.output = memory;
   StartedOperation started = rank.plane.start(c);
   EXPECT_TRUE(started.ok()) << started.status().message();

@@ -60,13 +60,8 @@ class Program {
   };
 
   Collective sum(std::int64_t count = kCount) {
-    Collective c;
+    Collective c = gpus::collective_on(rank_, next_++, count);
     c.dtype = DataType::Int32;
-    for (int member = 0; member < rank_.size; ++member) c.ranks.push_back(member);
-    c.member = rank_.rank;
-    c.sequence = next_++;
-    c.device = DeviceType::Cuda;
-    c.count = count;
     return c;
   }
 

@@ -38,9 +38,9 @@ class StagedProgram {
 
   /// The number of results that are wrong.
   int run() {
-    operate({.kind = CollectiveKind::Allreduce});
-    operate({.kind = CollectiveKind::Broadcast, .root_member = 0});
-    operate({.kind = CollectiveKind::Broadcast, .root_member = 1});
+    operate(CollectiveKind::Allreduce);
+    operate(CollectiveKind::Broadcast, 0);
+    operate(CollectiveKind::Broadcast, 1);
     stream_.finish();
     // What was Done too early may still use the memory.
     rank_.plane.drain();
@@ -60,13 +60,11 @@ class StagedProgram {
     Bytes result;
   };
 
-  void operate(Collective c) {
+  void operate(CollectiveKind kind, int root = 0) {
+    Collective c = gpus::collective_on(rank_, uses_.size(), kStagedCount);
+    c.kind = kind;
     c.dtype = DataType::Int32;
-    for (int member = 0; member < rank_.size; ++member) c.ranks.push_back(member);
-    c.member = rank_.rank;
-    c.sequence = uses_.size();
-    c.device = DeviceType::Cuda;
-    c.count = kStagedCount;
+    c.root_member = root;
     Use& use = uses_.emplace_back(Use{c, gpus::inputs_of(c, c.sequence), Bytes(kBytes)});
 
     // The first rank, about which the GPU lies, is the last.

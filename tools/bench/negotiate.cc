@@ -172,16 +172,14 @@ void measure_negotiate(const Options& options, const Ranks& ranks, Report& repor
     for (const Method& method : methods) crowd.check(method, ranks);
     const std::vector<Series> series =
         scaled(take_samples(methods, {.seconds = options.seconds}, ranks), 1e3);
-    const auto compared = series.begin() + 2;
-    for (auto one = series.begin(); one != series.end(); ++one) {
+    const std::size_t own = series.size() - options.against.size();
+    for (std::size_t i = 0; i < series.size(); ++i) {
       Result result{.labels = labels,
-                    .method = one->method,
+                    .method = series[i].method,
                     .quantity = "time",
                     .unit = "ms",
-                    .value = summary_of(one->samples)};
-      if (one >= compared) {
-        result.ratio = summary_of(ratios(series.front().samples, one->samples));
-      }
+                    .value = summary_of(series[i].samples)};
+      if (i >= own) result.ratio = summary_of(ratios(series.front().samples, series[i].samples));
       report.add(result);
     }
   }
