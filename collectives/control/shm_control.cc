@@ -41,8 +41,7 @@ Result<std::optional<Envelope>> ShmControlPlane::receive() {
   const auto message = messenger_.receive();
   if (!message) return std::optional<Envelope>();
   const int source = host_->ranks()[static_cast<std::size_t>(message->local_rank)];
-  return std::optional<Envelope>(
-      Envelope{.source = source, .bytes = {message->bytes.begin(), message->bytes.end()}});
+  return std::optional<Envelope>(Envelope{.source = source, .bytes = std::move(message->bytes)});
 }
 
 }  // namespace kolo::core

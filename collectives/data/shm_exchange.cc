@@ -56,7 +56,9 @@ ShmExchange::Members& ShmExchange::about(Key key) {
   const auto found = known_.find(key);
   if (found != known_.end()) return found->second;
   if (spare_.empty()) {
-    return known_.emplace(key, Members(static_cast<std::size_t>(host_->size()))).first->second;
+    const auto size = static_cast<std::size_t>(host_->size());
+    return known_.emplace(key, Members{std::vector<ShmMember>(size), std::vector<bool>(size)})
+        .first->second;
   }
   spare_.back().key() = key;
   Members& members = known_.insert(std::move(spare_.back())).position->second;
@@ -67,10 +69,15 @@ ShmExchange::Members& ShmExchange::about(Key key) {
 void ShmExchange::forget(Key key) {
   auto node = known_.extract(key);
   if (node.empty() || spare_.size() == kMostSpare) return;
-  for (ShmMember& member : node.mapped()) {
-    std::vector<std::byte> message = std::move(member.message);
-    member = {.message = std::move(message)};
+  Members& members = node.mapped();
+  for (std::size_t i = 0; i < members.each.size(); ++i) {
+    if (!members.told[i]) continue;
+    std::vector<std::byte> message = std::move(members.each[i].message);
+    members.each[i] = {.message = std::move(message)};
+    members.told[i] = false;
   }
+  members.arrived = 0;
+  members.any_gave_up = false;
   spare_.push_back(std::move(node));
 }
 
@@ -94,7 +101,13 @@ void ShmExchange::listen() {
     assert(message->bytes.size() >= sizeof(signal));
     std::memcpy(&signal, message->bytes.data(), sizeof(signal));
     Members& members = about({signal.channel, signal.sequence});
-    note(members[static_cast<std::size_t>(message->local_rank)], signal, message->bytes);
+    const auto sender = static_cast<std::size_t>(message->local_rank);
+    ShmMember& member = members.each[sender];
+    const bool had_arrived = member.arrived;
+    note(member, signal, message->bytes);
+    members.told[sender] = true;
+    members.arrived += member.arrived && !had_arrived ? 1 : 0;
+    members.any_gave_up |= member.gave_up;
   }
 }
 

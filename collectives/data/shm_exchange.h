@@ -67,8 +67,14 @@ struct ShmSignal {
 class ShmExchange {
  public:
   using Key = std::pair<ChannelId, std::uint64_t>;
-  /// By local rank.
-  using Members = std::vector<ShmMember>;
+  /// What is known of one operation.
+  struct Members {
+    /// By local rank; and which of them have told anything.
+    std::vector<ShmMember> each;
+    std::vector<bool> told;
+    int arrived = 0;
+    bool any_gave_up = false;
+  };
 
   explicit ShmExchange(std::shared_ptr<const shm::Host> host);
 
@@ -86,8 +92,11 @@ class ShmExchange {
   /// Takes in whatever has arrived, about whichever operation.
   void listen();
   bool telling(int local_rank) const { return messenger_.sending_to(local_rank); }
+  /// Whether that holds for any rank.
+  bool telling() const { return messenger_.sending(); }
   /// Whether signals, to that rank or from it, are lost: to wait for any is in vain.
   bool broken_off(int local_rank) const { return messenger_.broken_off(local_rank); }
+  bool any_broken_off() const { return messenger_.any_broken_off(); }
 
  private:
   const std::shared_ptr<const shm::Host> host_;

@@ -53,8 +53,10 @@ std::vector<int> ShmOperation::missing() const {
 Result<Operation::Progress> ShmOperation::progress() {
   if (done_) return Progress::Done;
   setup_.exchange.listen();
-  for (const int member : peers_) {
-    if (told_by(member).gave_up) return lost(member);
+  if (told_->any_gave_up) {
+    for (const int member : peers_) {
+      if (told_by(member).gave_up) return lost(member);
+    }
   }
   if (!finished_) {
     const Result<Progress> advanced = advance();
@@ -69,6 +71,7 @@ Result<Operation::Progress> ShmOperation::progress() {
 }
 
 Result<Operation::Progress> ShmOperation::wait() const {
+  if (!setup_.exchange.any_broken_off()) return Progress::Waiting;
   for (const int member : peers_) {
     if (setup_.exchange.broken_off(local_of(member))) return lost(member);
   }
@@ -86,7 +89,7 @@ std::int64_t ShmOperation::bytes_of(std::int64_t count) const {
 }
 
 const ShmMember& ShmOperation::told_by(int member) const {
-  return (*told_)[static_cast<std::size_t>(local_of(member))];
+  return told_->each[static_cast<std::size_t>(local_of(member))];
 }
 
 std::byte* ShmOperation::at(int member, std::uint64_t place, std::int64_t bytes) const {
@@ -138,7 +141,7 @@ void ShmOperation::announce(std::span<const int> to, const void* memory, std::in
 }
 
 bool ShmOperation::all_have_arrived() const {
-  return std::ranges::all_of(peers_, [this](int member) { return told_by(member).arrived; });
+  return told_->arrived == std::ssize(peers_);
 }
 
 bool ShmOperation::any_declines() {
@@ -164,7 +167,8 @@ std::byte* ShmOperation::stage() {
 }
 
 bool ShmOperation::telling() const {
-  return std::ranges::any_of(locals_, [this](int local) { return setup_.exchange.telling(local); });
+  return setup_.exchange.telling() &&
+         std::ranges::any_of(locals_, [this](int local) { return setup_.exchange.telling(local); });
 }
 
 }  // namespace kolo::core

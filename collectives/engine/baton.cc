@@ -1,6 +1,7 @@
 #include "engine/baton.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "engine/work.h"
 
@@ -60,7 +61,13 @@ void Baton::close() {
 
 void Baton::take() {
   std::unique_lock lock(mutex_);
-  turn_.wait(lock, [this] { return state_ == State::Nobody && (needed_ || closed_); });
+  const auto its_turn = [this] { return state_ == State::Nobody && (needed_ || closed_); };
+  turn_.wait(lock, its_turn);
+  // Who has submitted something mostly goes on to, and may share this core.
+  lock.unlock();
+  std::this_thread::yield();
+  lock.lock();
+  turn_.wait(lock, its_turn);
   state_ = State::Thread;
   needed_ = false;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <new>
 #include <optional>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -22,8 +23,12 @@ using std::chrono::nanoseconds;
 /// Looks for work in this time without sleeping. The thread that submits, or another rank, may share the
 /// core: it is offered to them, except by a caller that has a core of its own.
 constexpr auto kAwakeFor = microseconds(20);
+/// So does a caller in a host with more ranks than cores, for as long as it may take that each has had its
+/// turn: a sleeper would cost whoever wakes it more than that.
+constexpr auto kAwakeInCrowd = microseconds(500);
 /// About as long, for what needs nothing but the other ranks' data.
-constexpr int kLooksAtOnce = 200;
+constexpr Executor::Looks kLooksAtOnce{.most = 200};
+constexpr Executor::Looks kLooksInCrowd{.most = 8, .gives_way = true};
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
 /// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
 /// costs next to nothing.
@@ -88,7 +93,7 @@ Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
   if (!baton_->take_if_idle()) return {};
   const DefaultArithmetic arithmetic;
   Result<Executor::RunNow> ran =
-      within_memory([&] { return sets_.run_now(allreduce, crowded_ ? 1 : kLooksAtOnce); });
+      within_memory([&] { return sets_.run_now(allreduce, crowded_ ? kLooksInCrowd : kLooksAtOnce); });
   if (!ran.ok()) {
     // It may be the consequence of a leave, which has been told before.
     const Result<bool> told = receive();
@@ -142,7 +147,7 @@ void Coordinator::run(const Work* awaited) noexcept {
     if (moved.ok() && moved.value()) {
       idle_since = now_ = Clock::now();
     } else if (has_work()) {
-      sleep(now_ - idle_since, /*gives_way=*/awaited == nullptr || crowded_);
+      sleep(now_ - idle_since, /*calling=*/awaited != nullptr);
       now_ = Clock::now();
     } else {
       return;
@@ -198,9 +203,9 @@ bool Coordinator::expecting() const {
   return sets_.expecting() || leaving_ || control_.sending() || !executor_.idle();
 }
 
-void Coordinator::sleep(Clock::duration idle, bool gives_way) {
-  if (idle < kAwakeFor) {
-    if (gives_way) std::this_thread::yield();
+void Coordinator::sleep(Clock::duration idle, bool calling) {
+  if (idle < (calling && crowded_ ? kAwakeInCrowd : kAwakeFor)) {
+    if (!calling || crowded_) std::this_thread::yield();
     return;
   }
   if (control_.rings() && data_.rings()) return doorbell_.wait_for(StallMonitor::kInterval);
@@ -273,17 +278,26 @@ Result<bool> Coordinator::receive() {
     if (!envelope.value().has_value()) return received;
     received = true;
     const int source = envelope.value()->source;
-    const Result<const Message*> message = decode_(std::move(envelope.value()->bytes));
-    if (!message.ok()) {
-      return Status::error(fmt::format("from rank {}: {}", source, message.status().message()));
+    const Result<std::shared_ptr<const Message>> decoded = decode_(std::move(envelope.value()->bytes));
+    if (!decoded.ok()) {
+      return Status::error(fmt::format("from rank {}: {}", source, decoded.status().message()));
     }
-    Status status = std::visit([&](const auto& m) { return handle(source, m); }, *message.value());
+    const std::shared_ptr<const Message>& message = decoded.value();
+    Status status = std::visit(
+        [&]<typename M>(const M& m) {
+          if constexpr (std::is_same_v<M, RequestList>) {
+            return handle(source, std::shared_ptr<const M>(message, &m));
+          } else {
+            return handle(source, m);
+          }
+        },
+        *message);
     if (!status.ok()) return status;
   }
 }
 
-Status Coordinator::handle(int source, const RequestList& list) {
-  return sets_.handle(source, list, now_);
+Status Coordinator::handle(int source, std::shared_ptr<const RequestList> list) {
+  return sets_.handle(source, std::move(list), now_);
 }
 
 Status Coordinator::handle(int source, const ResponseList& list) {

@@ -105,7 +105,7 @@ class Coordinator final : private Baton::Holder {
   Status relay_trace();
 
   Result<bool> receive();
-  Status handle(int source, const RequestList& list);
+  Status handle(int source, std::shared_ptr<const RequestList> list);
   Status handle(int source, const ResponseList& list);
   Status handle(int source, const Leave& leave);
   Status handle(int source, const AllLeft& all_left);
@@ -124,7 +124,7 @@ class Coordinator final : private Baton::Holder {
   void fail_all(const std::string& reason);
   void fail(const std::string& reason);
   bool expecting() const;
-  void sleep(Clock::duration idle, bool gives_way);
+  void sleep(Clock::duration idle, bool calling);
 
   ControlPlane& control_;
   Doorbell& doorbell_;

@@ -8,6 +8,7 @@
 #include <iterator>
 #include <limits>
 #include <optional>
+#include <thread>
 #include <utility>
 
 namespace kolo::core {
@@ -66,7 +67,7 @@ void Executor::enqueue(ChannelId channel, std::vector<AgreedSubmission> batch) {
 }
 
 Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce& allreduce,
-                                           int looks) {
+                                           Looks looks) {
   const auto found = channels_.find(id);
   if (found == channels_.end() || !idle()) return RunNow();
   Channel& channel = found->second;
@@ -78,7 +79,8 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
     group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
   }
   if (Status status = start_now(channel, sequence, allreduce); !status.ok()) return status;
-  for (int look = 0; look < looks; ++look) {
+  for (int look = 0; look < looks.most; ++look) {
+    if (looks.gives_way && look > 0) std::this_thread::yield();
     const Result<Operation::Progress> progress = channel.standing->progress();
     if (!progress.ok()) {
       channel.standing.reset();
@@ -98,6 +100,7 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
   if (!group) group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
   RunNow late{RunNow::State::Late, group->tensors.front().submission->work};
   group->operation = std::move(channel.standing);
+  group->stands = true;
   channel.in_flight.push_back(std::move(*group));
   mark_busy(channel);
   return late;
@@ -171,7 +174,7 @@ Result<bool> Executor::progress(Channel& channel) {
   }
   for (std::size_t i = 0; i < channel.in_flight.size();) {
     Group& group = channel.in_flight[i];
-    const bool awaits_meeting = group.awaits_meeting();
+    const bool awaits_meeting = group.awaits_meeting;
     const Clock::time_point looked = awaits_meeting ? Clock::now() : Clock::time_point();
     const Result<Operation::Progress> progress = group.operation->progress();
     if (!progress.ok()) {
@@ -201,7 +204,7 @@ Status Executor::start(Channel& channel, Group waiting) {
   // In flight before anything can fail, so that a failure completes it with the rest.
   channel.buffer_bytes_in_flight += waiting.buffer_bytes();
   Group& group = channel.in_flight.emplace_back(std::move(waiting));
-  group.times.started = Clock::now();
+  group.begin(Clock::now());
   Status status = start_operation(channel.members, group);
   if (!status.ok()) failed_ = {channel.members.channel, group.sequence};
   return status;
@@ -221,7 +224,7 @@ Status Executor::start_operation(const Members& members, Group& group) {
   StartedOperation operation = plane_.start(collective.value());
   if (!operation.ok()) return operation.status();
   group.operation = std::move(operation).value();
-  if (group.awaits_meeting()) group.note_meeting(group.times.packed);
+  if (group.awaits_meeting) group.note_meeting(group.times.packed);
   return {};
 }
 
@@ -235,7 +238,7 @@ FusionBufferPool& Executor::buffers(DeviceType device) {
   std::abort();
 }
 
-void Executor::finish(const Channel& channel, Group& group) {
+void Executor::finish(Channel& channel, Group& group) {
   if (group.operation->declined()) {
     // Of a plan that all leave now, and whose operations are not fused.
     close(channel.members.channel);
@@ -244,6 +247,7 @@ void Executor::finish(const Channel& channel, Group& group) {
   }
   group.times.reduced = Clock::now();
   const std::optional<DeviceTimes> device_times = group.operation->device_times();
+  if (group.stands) channel.standing = std::move(group.operation);
   group.operation.reset();
   if (group.plan.fused()) {
     if (!group.on_gpu()) group.unpack();

@@ -51,9 +51,16 @@ class Executor {
     std::shared_ptr<Work> work;
   };
 
+  /// How often run_now() looks whether the operation is done, and whether it offers its core to
+  /// others before it looks again.
+  struct Looks {
+    int most = 1;
+    bool gives_way = false;
+  };
+
   /// Runs the next operation of a plan whose operations are all alike, if nothing else is under
-  /// way, and looks as often as `looks` whether it is done.
-  Result<RunNow> run_now(ChannelId channel, const BlockingAllreduce& allreduce, int looks);
+  /// way.
+  Result<RunNow> run_now(ChannelId channel, const BlockingAllreduce& allreduce, Looks looks);
 
   /// Operations that a member has declined since the last call, this one's own among them, and
   /// those that were ended without a reason.
@@ -106,7 +113,7 @@ class Executor {
   Result<bool> progress(Channel& channel);
   Status start(Channel& channel, Group waiting);
   Status start_operation(const Members& members, Group& group);
-  void finish(const Channel& channel, Group& group);
+  void finish(Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
   void give_up(const Group& group, const std::string& reason);

@@ -135,15 +135,17 @@ void Group::describe_for_gpu(Collective& collective) const {
   }
 }
 
-bool Group::awaits_meeting() const {
-  return times.met == Clock::time_point() &&
-         std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
-           return tensor.submission->times != nullptr;
-         });
+void Group::begin(Clock::time_point now) {
+  times.started = now;
+  awaits_meeting = std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
+    return tensor.submission->times != nullptr;
+  });
 }
 
 void Group::note_meeting(Clock::time_point looked) {
-  if (operation->missing().empty()) times.met = looked;
+  if (!operation->missing().empty()) return;
+  times.met = looked;
+  awaits_meeting = false;
 }
 
 void Group::deliver(std::shared_ptr<DeviceEvent> finished) {

@@ -46,7 +46,11 @@ struct Group {
   std::shared_ptr<void> made;
   std::shared_ptr<void> scratch;
   std::unique_ptr<Operation> operation;
+  /// The next operation of the channel may have that one again.
+  bool stands = false;
   GroupTimes times;
+  /// Somebody wants to know when all members have come, and it is not known yet.
+  bool awaits_meeting = false;
   /// Its submissions are done, although a GPU may still be at it.
   bool delivered = false;
 
@@ -60,8 +64,8 @@ struct Group {
   /// Takes the memory of its result from `plane`.
   Result<Collective> describe(const Members& members, DataPlane& plane, bool timed);
 
-  /// Whether somebody wants to know when all members have come, and it is not known yet.
-  bool awaits_meeting() const;
+  /// Its operation is about to begin.
+  void begin(Clock::time_point now);
   /// `looked`: when the operation last looked who has come.
   void note_meeting(Clock::time_point looked);
 

@@ -17,6 +17,13 @@ std::string left_error(const Request& request, int rank) {
   return fmt::format("{}: {}", label(request), departure_error(rank));
 }
 
+/// Whether agreeing on it takes no more than that all ask for the same.
+bool is_plain(const Request& request) {
+  return request.refusal.empty() &&
+         (request.kind == CollectiveKind::Allreduce || request.kind == CollectiveKind::Broadcast ||
+          request.kind == CollectiveKind::Reducescatter || request.kind == CollectiveKind::Barrier);
+}
+
 std::string refusal_error(const Request& request, int rank) {
   return fmt::format("{} '{}': refused on rank {}: {}", to_string(request.kind), request.name, rank,
                      request.refusal);
@@ -33,6 +40,44 @@ std::size_t Negotiator::member_of(int rank) const {
   const auto found = std::ranges::lower_bound(ranks_, rank);
   assert(found != ranks_.end() && *found == rank);
   return static_cast<std::size_t>(found - ranks_.begin());
+}
+
+void Negotiator::add(int rank, std::shared_ptr<const RequestList> list, Clock::time_point now) {
+  if (joins_whole(rank, list, now)) return;
+  take_apart();
+  for (const Request& request : list->requests) add(rank, request, now);
+}
+
+bool Negotiator::joins_whole(int rank, const std::shared_ptr<const RequestList>& list,
+                             Clock::time_point now) {
+  if (!whole_) {
+    const bool alone = operations_.empty() && left_.empty();
+    const bool plain =
+        !list->requests.empty() && std::ranges::all_of(list->requests, is_plain);
+    if (!alone || !plain) return false;
+    whole_ = {.list = list, .since = now, .ranks = {}};
+  } else if (std::ranges::find(whole_->ranks, rank) != whole_->ranks.end() ||
+             (list != whole_->list && *list != *whole_->list)) {
+    return false;
+  }
+  whole_->ranks.push_back(rank);
+  if (whole_->ranks.size() < ranks_.size()) return true;
+  whole_.reset();
+  for (const Request& request : list->requests) go_ahead(request, request.awaited);
+  return true;
+}
+
+void Negotiator::take_apart() {
+  const std::optional<Whole> whole = std::exchange(whole_, std::nullopt);
+  if (!whole) return;
+  for (const int rank : whole->ranks) {
+    for (const Request& request : whole->list->requests) add(rank, request, whole->since);
+  }
+}
+
+bool Negotiator::expects_members() const {
+  return joined_by_leader_ > 0 ||
+         (whole_ && std::ranges::find(whole_->ranks, ranks_.front()) != whole_->ranks.end());
 }
 
 void Negotiator::add(int rank, const Request& request, Clock::time_point now) {
@@ -98,9 +143,17 @@ void Negotiator::fail(Operation& operation, const std::string& error) {
   operation.waiting.clear();
 }
 
+/// All have asked for the same, and need be told nothing else.
+void Negotiator::go_ahead(const Request& request, bool awaited, Response response) {
+  response.name = request.name;
+  if (recurrence_) response.plan = recurrence_->find(request, awaited);
+  has_replies_ = true;
+  replies_.to_all.push_back(std::move(response));
+}
+
 /// All have asked for the same.
 void Negotiator::conclude(Operation& operation) {
-  Response response{.name = operation.first.name};
+  Response response;
   if (operation.first.kind == CollectiveKind::AddProcessSet) {
     if (next_channel_ == kMostProcessSets) {
       return fail(operation, fmt::format("{}: there are {} process sets already, which is the most",
@@ -108,13 +161,12 @@ void Negotiator::conclude(Operation& operation) {
     }
     response.new_channel = next_channel_++;
   }
-  if (recurrence_) response.plan = recurrence_->find(operation.first, operation.awaited);
-  has_replies_ = true;
   if (operation.first.kind != CollectiveKind::Alltoall) {
     response.first_dimensions = first_dimensions(operation, 0);
-    replies_.to_all.push_back(std::move(response));
-    return;
+    return go_ahead(operation.first, operation.awaited, std::move(response));
   }
+  has_replies_ = true;
+  response.name = operation.first.name;
   for (std::size_t member = 0; member < ranks_.size(); ++member) {
     response.first_dimensions = first_dimensions(operation, member);
     replies_.to_one[member].push_back(response);
@@ -141,6 +193,7 @@ void Negotiator::forget_ended(const std::string& name) {
 }
 
 void Negotiator::leave(int rank) {
+  take_apart();
   left_.insert(rank);
   const std::size_t member = member_of(rank);
   std::vector<std::string> names;
@@ -160,7 +213,8 @@ Negotiator::Replies Negotiator::take_replies() {
 }
 
 std::vector<Negotiator::Stall> Negotiator::stalled(Clock::time_point now,
-                                                   std::chrono::duration<double> age) const {
+                                                   std::chrono::duration<double> age) {
+  if (whole_ && now - whole_->since >= age) take_apart();
   std::vector<Stall> stalls;
   for (const auto& [name, operations] : operations_) {
     const auto operation = std::ranges::find_if(operations, is_waiting);
@@ -176,6 +230,7 @@ std::vector<Negotiator::Stall> Negotiator::stalled(Clock::time_point now,
 }
 
 void Negotiator::fail(const std::string& name, const std::string& error) {
+  take_apart();
   const auto found = operations_.find(name);
   if (found == operations_.end()) return;
   const auto operation = std::ranges::find_if(found->second, is_waiting);

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <set>
 #include <string>
@@ -29,14 +30,29 @@ namespace kolo::core {
 ///   Failed     submitted by another rank   the same error, to that rank      Failed; ends after the
 ///                                                                            last rank
 ///
-/// "Go ahead" may give the name a plan of its own (recurrence.h). Such replies are in one order for all members. A rank whose call was refused knows already and
-/// gets no reply. A rank that has left counts as having submitted.
+/// "Go ahead" may give the name a plan of its own (recurrence.h). Such replies are in one order for all
+/// members. A rank whose call was refused knows already and gets no reply. A rank that has left counts as
+/// having submitted.
+///
+/// Ranks that run the same program mostly ask for the same list of operations at once. While nothing else
+/// is waiting, such a list waits as a whole:
+///
+///   state      event                                 what follows
+///   ---------  ------------------------------------  -------------------------------------------------
+///   no list    a list that can wait as a whole, and  it waits
+///              no operation does
+///   waits      the same list from another rank       it waits on; from the last rank: go ahead, to all,
+///                                                    for each of it, in its order
+///   waits      any other event                       each of its operations is submitted by each rank
+///                                                    that has asked for it, in the table above, before
+///                                                    the event is
 class Negotiator {
  public:
   /// Of the process set with these global ranks, ascending. `names_recur`: names may get plans of their own.
   explicit Negotiator(std::vector<int> ranks, bool names_recur = false);
 
-  void add(int rank, const Request& request, Clock::time_point now);
+  /// What the rank has submitted at once.
+  void add(int rank, std::shared_ptr<const RequestList> list, Clock::time_point now);
 
   /// The rank will submit nothing any more, and its part in what waits is withdrawn.
   void leave(int rank);
@@ -62,13 +78,13 @@ class Negotiator {
     std::chrono::duration<double> age{};
   };
   /// Operations that have waited longer than `age` for some ranks.
-  std::vector<Stall> stalled(Clock::time_point now, std::chrono::duration<double> age) const;
+  std::vector<Stall> stalled(Clock::time_point now, std::chrono::duration<double> age);
 
   /// Fails the oldest operation of that name that has not failed yet.
   void fail(const std::string& name, const std::string& error);
 
   /// The leader itself has taken part in an operation that has not ended for all members.
-  bool expects_members() const { return joined_by_leader_ > 0; }
+  bool expects_members() const;
 
  private:
   struct Operation {
@@ -87,11 +103,22 @@ class Negotiator {
     std::string error;
   };
 
+  /// A list that waits as a whole, and the ranks that have asked for it, in the order in which they have.
+  struct Whole {
+    std::shared_ptr<const RequestList> list;
+    Clock::time_point since;
+    std::vector<int> ranks;
+  };
+
+  bool joins_whole(int rank, const std::shared_ptr<const RequestList>& list, Clock::time_point now);
+  void take_apart();
+  void add(int rank, const Request& request, Clock::time_point now);
   static bool is_waiting(const Operation& operation) { return operation.error.empty(); }
   std::size_t member_of(int rank) const;
   Operation& operation_for(std::size_t member, const Request& request, int rank,
                            Clock::time_point now);
   void fail(Operation& operation, const std::string& error);
+  void go_ahead(const Request& request, bool awaited, Response response = {});
   void conclude(Operation& operation);
   void count(Operation& operation, std::size_t member);
   static std::vector<std::int64_t> first_dimensions(const Operation& operation, std::size_t member);
@@ -100,6 +127,7 @@ class Negotiator {
   std::vector<int> ranks_;
   std::optional<RecurrenceFinder> recurrence_;
   std::set<int> left_;
+  std::optional<Whole> whole_;
   /// By name; usually one operation each, more while a failed one waits for its last ranks.
   std::unordered_map<std::string, std::vector<Operation>> operations_;
   /// Open operations that member 0 has submitted.

@@ -32,7 +32,8 @@ ProcessSets::ProcessSets(const Topology& topology, const DataPlane& data, Execut
 
 // ---- what this rank submits ----
 
-Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce, int looks) {
+Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce,
+                                              Executor::Looks looks) {
   const auto found = channels_.find(allreduce.process_set);
   if (!end_.empty() || found == channels_.end()) return Executor::RunNow();
   RecurringNames& names = found->second.recurring;
@@ -47,16 +48,16 @@ Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce
 }
 
 Status ProcessSets::hand_in(std::span<SubmissionPtr> submissions, Clock::time_point now) {
-  std::map<ChannelId, RequestList> outbox;
+  Outbox outbox{.most = submissions.size()};
   for (SubmissionPtr& submission : submissions) take(std::move(submission), outbox, now);
-  for (auto& [id, list] : outbox) {
+  for (auto& [id, list] : outbox.lists) {
     Channel& channel = channels_.at(id);
     if (channel.negotiator == nullptr) {
       const int leader = channel.leader();
       if (Status status = send_({&leader, 1}, std::move(list)); !status.ok()) return status;
       continue;
     }
-    for (const Request& request : list.requests) channel.negotiator->add(rank_, request, now);
+    channel.negotiator->add(rank_, std::make_shared<const RequestList>(std::move(list)), now);
   }
   return {};
 }
@@ -78,7 +79,7 @@ Status ProcessSets::hand_in_again(std::vector<SubmissionPtr> declined, Clock::ti
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
-void ProcessSets::take(SubmissionPtr taken, std::map<ChannelId, RequestList>& outbox,
+void ProcessSets::take(SubmissionPtr taken, Outbox& outbox,
                        Clock::time_point now) {
   Submission& submission = *taken;
   const auto refuse = [&submission](const std::string& reason) {
@@ -116,8 +117,9 @@ void ProcessSets::take(SubmissionPtr taken, std::map<ChannelId, RequestList>& ou
   if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
     request.refusal = "a process set is made by all ranks, not within another set";
   }
-  RequestList& list = outbox[submission.channel];
+  RequestList& list = outbox.lists[submission.channel];
   list.channel = submission.channel;
+  if (list.requests.empty()) list.requests.reserve(outbox.most);
   list.requests.push_back(request);
   list.requests.back().awaited = submission.awaited;
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
@@ -146,18 +148,19 @@ void ProcessSets::end(const std::string& error) {
 
 // ---- what the leaders answer ----
 
-Status ProcessSets::handle(int source, const RequestList& list, Clock::time_point now) {
-  const auto found = channels_.find(list.channel);
+Status ProcessSets::handle(int source, std::shared_ptr<const RequestList> list,
+                           Clock::time_point now) {
+  const auto found = channels_.find(list->channel);
   if (found == channels_.end()) {
-    early_requests_[list.channel].emplace_back(source, list);
+    early_requests_[list->channel].emplace_back(source, std::move(list));
     return {};
   }
   if (found->second.negotiator == nullptr) {
     return Status::error(
         fmt::format("rank {} takes rank {} for the leader of process set {}, which it is not",
-                    source, rank_, list.channel));
+                    source, rank_, list->channel));
   }
-  for (const Request& request : list.requests) found->second.negotiator->add(source, request, now);
+  found->second.negotiator->add(source, std::move(list), now);
   return {};
 }
 
@@ -264,7 +267,7 @@ void ProcessSets::add_channel(ChannelId id, std::vector<int> ranks) {
     channel.negotiator = std::make_unique<Negotiator>(ranks, data_.carries_declines(ranks));
     const Clock::time_point now = Clock::now();
     for (const auto& [source, list] : early_requests_[id]) {
-      for (const Request& request : list.requests) channel.negotiator->add(source, request, now);
+      channel.negotiator->add(source, list, now);
     }
     early_requests_.erase(id);
     for (const int gone : left_) {

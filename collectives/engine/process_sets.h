@@ -44,7 +44,7 @@ class ProcessSets {
               EngineTrace* trace, Send send);
 
   /// Runs an operation that needs no negotiation; see Executor::run_now().
-  Result<Executor::RunNow> run_now(const BlockingAllreduce& allreduce, int looks);
+  Result<Executor::RunNow> run_now(const BlockingAllreduce& allreduce, Executor::Looks looks);
 
   /// Takes submissions of this rank. What is wrong with one of them, its Work says.
   Status hand_in(std::span<SubmissionPtr> submissions, Clock::time_point now);
@@ -54,7 +54,7 @@ class ProcessSets {
   Status hand_in_again(std::vector<SubmissionPtr> declined, Clock::time_point now);
 
   /// From a member of a set that this rank leads, and from a leader.
-  Status handle(int source, const RequestList& list, Clock::time_point now);
+  Status handle(int source, std::shared_ptr<const RequestList> list, Clock::time_point now);
   Status handle(int source, const ResponseList& list);
 
   /// Sends what this rank, as a leader, has to answer. True when that was anything.
@@ -76,7 +76,14 @@ class ProcessSets {
   const std::map<ChannelId, Channel>& all() const { return channels_; }
 
  private:
-  void take(SubmissionPtr taken, std::map<ChannelId, RequestList>& outbox, Clock::time_point now);
+  /// What the leaders are asked for, by set.
+  struct Outbox {
+    /// Requests to one leader.
+    std::size_t most = 0;
+    std::map<ChannelId, RequestList> lists;
+  };
+
+  void take(SubmissionPtr taken, Outbox& outbox, Clock::time_point now);
   Status tell(ChannelId id, Channel& channel, std::span<const int> ranks,
               std::vector<Response> responses);
   Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
@@ -91,7 +98,8 @@ class ProcessSets {
   const Send send_;
   std::map<ChannelId, Channel> channels_;
   /// For sets that this rank leads without knowing it yet, by rank.
-  std::map<ChannelId, std::vector<std::pair<int, RequestList>>> early_requests_;
+  std::map<ChannelId, std::vector<std::pair<int, std::shared_ptr<const RequestList>>>>
+      early_requests_;
   std::set<int> left_;
   /// The error given to end().
   std::string end_;

@@ -17,12 +17,17 @@ namespace {
 // Descriptors have been sent when they are waited for. Not so what another process sends.
 constexpr std::chrono::seconds kPatience{10};
 
-// An arena begins with the doorbell, on a page of its own, and the rings of each section.
+// An arena begins with the doorbell, on a page of its own; then come the notices of each section, and
+// then the rings.
 constexpr std::size_t kDoorbellBytes = Heap::kPage;
 
-std::size_t reserved_bytes(int ranks) {
-  return Heap::round_up(kDoorbellBytes +
-                        kSections * static_cast<std::size_t>(ranks) * sizeof(Ring));
+std::size_t bytes_before_rings(std::size_t ranks) {
+  return kDoorbellBytes + Heap::round_up(kSections * ranks * sizeof(Notice));
+}
+
+std::size_t reserved_bytes(int size) {
+  const auto ranks = static_cast<std::size_t>(size);
+  return Heap::round_up(bytes_before_rings(ranks) + kSections * ranks * sizeof(Ring));
 }
 
 std::span<const std::byte> as_bytes(const std::string& text) {
@@ -168,10 +173,18 @@ Doorbell::Word& Host::doorbell(int local_rank) const {
 
 std::shared_ptr<Doorbell::Word> Host::own_doorbell() const { return {own_, &doorbell(self_)}; }
 
+std::size_t Host::index_of(Section section, int sender) const {
+  return static_cast<std::size_t>(section) * arenas_.size() + static_cast<std::size_t>(sender);
+}
+
 Ring& Host::ring_between(Section section, int sender, int receiver) const {
-  const std::size_t index =
-      static_cast<std::size_t>(section) * arenas_.size() + static_cast<std::size_t>(sender);
-  return reinterpret_cast<Ring*>(arena(receiver).begin() + kDoorbellBytes)[index];
+  std::byte* const rings = arena(receiver).begin() + bytes_before_rings(arenas_.size());
+  return reinterpret_cast<Ring*>(rings)[index_of(section, sender)];
+}
+
+Notice& Host::notice_between(Section section, int sender, int receiver) const {
+  std::byte* const notices = arena(receiver).begin() + kDoorbellBytes;
+  return reinterpret_cast<Notice*>(notices)[index_of(section, sender)];
 }
 
 std::byte* Host::at(int local_rank, std::uint64_t offset, std::size_t bytes) const {

@@ -2,6 +2,7 @@
 
 /// The ranks of one host, and the memory that they share.
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -21,8 +22,12 @@ namespace kolo::core::shm {
 enum class Section { Control, Data };
 constexpr std::size_t kSections = 2;
 
-/// Every rank maps every rank's arena: its doorbell, the rings in which others write to it, and its
-/// heap. What is mapped stays valid when its owner has left or died.
+/// By sender: how often it has written to a rank, so that this need not look at every ring.
+using Notice = std::atomic<std::uint16_t>;
+static_assert(Notice::is_always_lock_free);
+
+/// Every rank maps every rank's arena: its doorbell, the notices of those who have written to it, the
+/// rings in which they do, and its heap. What is mapped stays valid when its owner has left or died.
 class Host {
  public:
   struct Settings {
@@ -51,8 +56,9 @@ class Host {
   std::shared_ptr<Doorbell::Word> own_doorbell() const;
 
   void ring(int local_rank) const { Doorbell::ring(doorbell(local_rank)); }
-  /// In the receiver's arena.
+  /// Both are in the receiver's arena; its notices lie side by side.
   Ring& ring_between(Section section, int sender, int receiver) const;
+  Notice& notice_between(Section section, int sender, int receiver) const;
 
   /// Memory in a rank's arena; null when that is not in it.
   std::byte* at(int local_rank, std::uint64_t offset, std::size_t bytes) const;
@@ -60,6 +66,7 @@ class Host {
  private:
   Host() = default;
   Doorbell::Word& doorbell(int local_rank) const;
+  std::size_t index_of(Section section, int sender) const;
   const Mapping& arena(int local_rank) const {
     return *arenas_[static_cast<std::size_t>(local_rank)];
   }

@@ -4,11 +4,22 @@
 #include <utility>
 
 namespace kolo::core::shm {
+namespace {
 
-Messenger::Messenger(std::shared_ptr<const Host> host, Section section) : host_(std::move(host)) {
+/// So many ranks look at all rings.
+constexpr int kFewRanks = 4;
+
+}  // namespace
+
+Messenger::Messenger(std::shared_ptr<const Host> host, Section section)
+    : host_(std::move(host)),
+      by_notice_(host_->size() > kFewRanks),
+      notices_(&host_->notice_between(section, /*sender=*/0, host_->self())),
+      seen_(static_cast<std::size_t>(host_->size())) {
   const int self = host_->self();
   for (int peer = 0; peer < host_->size(); ++peer) {
-    outgoing_.push_back({.ring = RingWriter(host_->ring_between(section, self, peer))});
+    outgoing_.push_back({.ring = RingWriter(host_->ring_between(section, self, peer)),
+                         .notice = &host_->notice_between(section, self, peer)});
     incoming_.push_back({.ring = RingReader(host_->ring_between(section, peer, self))});
   }
 }
@@ -28,7 +39,11 @@ bool Messenger::write(int local_rank, std::span<const std::byte> head,
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
   if (outgoing.ended) return false;
   const bool is_frame = head.size() + body.size() <= Ring::kMostInFrame && outgoing.rest.empty();
-  if (is_frame && outgoing.ring.write(head, body, /*goes_on=*/false)) return true;
+  if (is_frame && outgoing.ring.write(head, body, /*goes_on=*/false)) {
+    leave_notice(outgoing);
+    return true;
+  }
+  if (outgoing.rest.empty()) ++crowded_rings_;
   std::vector<std::byte>& message = outgoing.rest.emplace_back(head.begin(), head.end());
   message.insert(message.end(), body.begin(), body.end());
   flush(local_rank);
@@ -45,12 +60,25 @@ void Messenger::flush(int local_rank) {
       if (!outgoing.ring.wait_for_room(piece.size())) return;
       continue;
     }
+    leave_notice(outgoing);
     host_->ring(local_rank);
     outgoing.gone += piece.size();
     if (goes_on) continue;
     outgoing.rest.pop_front();
     outgoing.gone = 0;
+    if (outgoing.rest.empty()) --crowded_rings_;
   }
+}
+
+void Messenger::leave_notice(const Outgoing& outgoing) const {
+  if (!by_notice_) return;
+  const std::uint64_t written = outgoing.ring.written() + (outgoing.ended ? 1 : 0);
+  outgoing.notice->store(static_cast<std::uint16_t>(written), std::memory_order_release);
+}
+
+bool Messenger::may_have_written(int local_rank) const {
+  const auto index = static_cast<std::size_t>(local_rank);
+  return !by_notice_ || notices_[index].load(std::memory_order_acquire) != seen_[index];
 }
 
 /// Whether a message is complete.
@@ -70,25 +98,31 @@ std::optional<Messenger::Message> Messenger::receive() {
     const int peer = next_;
     next_ = next_ + 1 == host_->size() ? 0 : next_ + 1;
     if (peer == host_->self()) continue;
-    if (sending_to(peer)) flush(peer);
+    if (sending() && sending_to(peer)) flush(peer);
+    if (!may_have_written(peer)) continue;
     Incoming& incoming = incoming_[static_cast<std::size_t>(peer)];
     const bool ended = incoming.ring.ended();
     const bool complete = incoming.take();
-    // As late as it does no harm: what has come is of more use than room.
-    const bool releases = complete ? incoming.ring.holds_much() : incoming.ring.holds();
+    // As late as it does no harm: what has come is of more use than room. A writer that lacks any has
+    // written more than half of the ring, or a piece of a message.
+    const bool releases = incoming.goes_on ? incoming.ring.holds() : incoming.ring.holds_much();
     if (releases && incoming.ring.release()) host_->ring(peer);
+    if (!complete && ended) incoming.ended = any_broken_off_ = true;
+    const std::uint64_t seen = incoming.ring.frames() + (incoming.ended ? 1 : 0);
+    seen_[static_cast<std::size_t>(peer)] = static_cast<std::uint16_t>(seen);
     if (complete) return Message{.local_rank = peer, .bytes = incoming.bytes};
-    incoming.ended = ended;
   }
   return std::nullopt;
 }
 
 void Messenger::break_off(int local_rank) {
   Outgoing& outgoing = outgoing_[static_cast<std::size_t>(local_rank)];
+  if (!outgoing.rest.empty()) --crowded_rings_;
   outgoing.rest.clear();
   outgoing.gone = 0;
-  outgoing.ended = true;
+  outgoing.ended = any_broken_off_ = true;
   outgoing.ring.end();
+  leave_notice(outgoing);
   host_->ring(local_rank);
 }
 
@@ -99,13 +133,6 @@ bool Messenger::broken_off(int local_rank) const {
 
 bool Messenger::sending_to(int local_rank) const {
   return !outgoing_[static_cast<std::size_t>(local_rank)].rest.empty();
-}
-
-bool Messenger::sending() const {
-  for (int peer = 0; peer < host_->size(); ++peer) {
-    if (sending_to(peer)) return true;
-  }
-  return false;
 }
 
 }  // namespace kolo::core::shm

@@ -93,6 +93,9 @@ class RingWriter {
 
   void end() { ring_->ended.store(1, std::memory_order_release); }
 
+  /// Frames.
+  std::uint64_t written() const { return written_; }
+
   /// Asks the reader to say when there is room. True when there is some already.
   bool wait_for_room(std::size_t bytes) {
     ring_->starved.store(1, std::memory_order_seq_cst);
@@ -160,6 +163,9 @@ class RingReader {
     std::memcpy(to + in_cell + first, ring_->bulk.data(), in_bulk - first);
     emptied_ += frame.place_in_bulk();
   }
+
+  /// Those that were read.
+  std::uint64_t frames() const { return read_; }
 
   /// Whether nothing comes after what is there from now on.
   bool ended() const { return ring_->ended.load(std::memory_order_acquire) != 0; }

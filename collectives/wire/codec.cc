@@ -196,10 +196,20 @@ Message read_alternative(std::size_t index, Reader& reader) {
   return message;
 }
 
+/// Of a message whose names are short.
+std::size_t usual_bytes(const Message& message) {
+  constexpr std::size_t kItem = 96;
+  std::size_t items = 1;
+  if (const auto* const asked = std::get_if<RequestList>(&message)) items += asked->requests.size();
+  if (const auto* const said = std::get_if<ResponseList>(&message)) items += said->responses.size();
+  return items * kItem;
+}
+
 }  // namespace
 
 std::vector<std::byte> encode(const Message& message) {
   std::vector<std::byte> bytes;
+  bytes.reserve(usual_bytes(message));
   Writer write(bytes);
   write(kVersion);
   write(static_cast<std::uint8_t>(message.index()));
@@ -229,15 +239,18 @@ Result<Message> decode(std::span<const std::byte> bytes) {
   return message;
 }
 
-Result<const Message*> Decoder::operator()(std::vector<std::byte> bytes) {
-  if (!message_ || bytes != bytes_) {
+Result<std::shared_ptr<const Message>> Decoder::operator()(std::vector<std::byte> bytes) {
+  // Not by ==, which compares vectors of bytes one by one.
+  const bool again = message_ != nullptr && bytes.size() == bytes_.size() &&
+                     std::memcmp(bytes.data(), bytes_.data(), bytes.size()) == 0;
+  if (!again) {
     message_.reset();
     Result<Message> decoded = decode(bytes);
     if (!decoded.ok()) return decoded.status();
-    message_ = std::move(decoded).value();
+    message_ = std::make_shared<const Message>(std::move(decoded).value());
     bytes_ = std::move(bytes);
   }
-  return &*message_;
+  return message_;
 }
 
 }  // namespace kolo::core

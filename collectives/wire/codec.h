@@ -3,7 +3,7 @@
 /// Messages as bytes: version, kind, fields; little-endian, lengths before what they count.
 
 #include <cstddef>
-#include <optional>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -22,13 +22,13 @@ Result<Message> decode(std::span<const std::byte> bytes);
 /// Ranks mostly say the same, one after the other: that is read once.
 class Decoder {
  public:
-  /// As decode(). The message is valid until the next call.
-  Result<const Message*> operator()(std::vector<std::byte> bytes);
+  /// As decode(). The same bytes as the last time give the same message.
+  Result<std::shared_ptr<const Message>> operator()(std::vector<std::byte> bytes);
 
  private:
   /// Those of message_, if there is one.
   std::vector<std::byte> bytes_;
-  std::optional<Message> message_;
+  std::shared_ptr<const Message> message_;
 };
 
 }  // namespace kolo::core

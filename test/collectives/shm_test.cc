@@ -307,16 +307,23 @@ TEST_P(TornHostTest, OneThatIsOutOfReachRefusesForAll) {
 
 // ---- messages ----
 
-std::vector<std::shared_ptr<Host>> two_on_a_host() {
-  Meeting meeting(2);
-  std::vector<std::shared_ptr<Host>> hosts(2);
-  run_ranks(2, [&](int rank) {
-    ThreadBootstrap bootstrap(meeting, rank);
-    hosts[static_cast<std::size_t>(rank)] =
-        Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB}).value();
-  });
-  return hosts;
-}
+/// Two of so many ranks on a host: a few, or enough to leave each other notices.
+class MessengerTest : public ::testing::TestWithParam<int> {
+ protected:
+  MessengerTest() : hosts_(static_cast<std::size_t>(GetParam())) {
+    Meeting meeting(GetParam());
+    run_ranks(GetParam(), [&](int rank) {
+      ThreadBootstrap bootstrap(meeting, rank);
+      hosts_[static_cast<std::size_t>(rank)] =
+          Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB}).value();
+    });
+  }
+
+  std::vector<std::shared_ptr<Host>> hosts_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Ranks, MessengerTest, ::testing::Values(2, 6),
+                         ::testing::PrintToStringParamName());
 
 /// Message number `number` of a rank: of sizes around those of cells, frames and rings, often the same.
 std::vector<std::byte> message(int rank, std::uint64_t number) {
@@ -330,12 +337,11 @@ std::vector<std::byte> message(int rank, std::uint64_t number) {
 }
 
 // Both send as fast as they can, and receive now and then.
-TEST(Messenger, DeliversEverySizeInOrder) {
+TEST_P(MessengerTest, DeliversEverySizeInOrder) {
   constexpr std::uint64_t kMessages = 3000;
-  const std::vector<std::shared_ptr<Host>> hosts = two_on_a_host();
   run_ranks(2, [&](int rank) {
     const int peer = 1 - rank;
-    Messenger messenger(hosts[static_cast<std::size_t>(rank)], Section::Data);
+    Messenger messenger(hosts_[static_cast<std::size_t>(rank)], Section::Data);
     std::mt19937_64 random(static_cast<unsigned>(rank));
     std::uint64_t sent = 0;
     std::uint64_t received = 0;
@@ -357,10 +363,9 @@ TEST(Messenger, DeliversEverySizeInOrder) {
   });
 }
 
-TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
-  const std::vector<std::shared_ptr<Host>> hosts = two_on_a_host();
-  Messenger from(hosts[0], Section::Data);
-  Messenger to(hosts[1], Section::Data);
+TEST_P(MessengerTest, HearsOfAnEndAfterWhatCameBefore) {
+  Messenger from(hosts_[0], Section::Data);
+  Messenger to(hosts_[1], Section::Data);
   const std::vector<std::byte> bytes(1000);
   std::size_t sent = 0;
   for (; !from.sending_to(1); ++sent) from.send(1, bytes);
@@ -374,8 +379,35 @@ TEST(Messenger, HearsOfAnEndAfterWhatCameBefore) {
     ASSERT_TRUE(to.receive());
     EXPECT_FALSE(to.broken_off(0));
   }
+  EXPECT_FALSE(to.any_broken_off());
   EXPECT_FALSE(to.receive());
   EXPECT_TRUE(to.broken_off(0));
+  EXPECT_TRUE(to.any_broken_off());
+}
+
+// As many as notices can count, and a few more.
+TEST_P(MessengerTest, ManyShortMessages) {
+  constexpr std::uint32_t kMessages = (1 << 16) + 300;
+  Messenger from(hosts_[0], Section::Control);
+  Messenger to(hosts_[1], Section::Control);
+  std::uint32_t received = 0;
+  const auto expect_next = [&] {
+    const auto got = to.receive();
+    ASSERT_TRUE(got);
+    ASSERT_TRUE(std::ranges::equal(got->bytes, std::as_bytes(std::span(&received, 1))));
+    ++received;
+  };
+  for (std::uint32_t sent = 0; sent < kMessages; ++sent) {
+    from.send(1, std::as_bytes(std::span(&sent, 1)));
+    if (from.sending()) {
+      // The ring is full: all of that is received, and the writer hears that there is room.
+      while (received < sent) ASSERT_NO_FATAL_FAILURE(expect_next());
+      EXPECT_FALSE(from.receive());
+      EXPECT_FALSE(from.sending());
+    }
+  }
+  while (received < kMessages) ASSERT_NO_FATAL_FAILURE(expect_next());
+  EXPECT_FALSE(to.receive());
 }
 
 }  // namespace

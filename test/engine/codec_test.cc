@@ -268,7 +268,7 @@ TEST(Codec, TheSameAgainIsTheSameMessage) {
       heard.push_back(again ? heard.back() : encode(any_message()));
       if (!again && *rc::gen::arbitrary<bool>()) heard.back().pop_back();
       const Result<Message> alone = decode(heard.back());
-      const Result<const Message*> next = decode_next(heard.back());
+      const Result<std::shared_ptr<const Message>> next = decode_next(heard.back());
       RC_ASSERT(next.ok() == alone.ok());
       if (next.ok()) RC_ASSERT(*next.value() == alone.value());
     }

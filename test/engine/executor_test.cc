@@ -160,18 +160,19 @@ INSTANTIATE_TEST_SUITE_P(Threshold, ExecutorTest, ::testing::Values(0, 64, 1024,
                          ::testing::PrintToStringParamName());
 
 TEST_P(ExecutorTest, CompletesInAnyOrderWithinItsLimits) {
+  constexpr int kMostElements = 16;
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     FakePlane plane(seed);
     Executor executor(plane, GetParam(), nullptr);
     executor.add_channel(kWorldChannel, {0}, 0);
-    std::vector<Tensor> all = tensors(400, 16, plane.random);
+    std::vector<Tensor> all = tensors(400, kMostElements, plane.random);
     enqueue(executor, all, 100);
     finish(executor);
     expect_one_more(all);
     EXPECT_LE(plane.most_in_flight, kMostInFlight);
     if (GetParam() >= 1024) {
       // The last tensor of each batch may run alone, outside of a buffer.
-      EXPECT_LE(plane.most_bytes, kMostBuffers * GetParam() + 4 * kFusionAlignment);
+      EXPECT_LE(plane.most_bytes, kMostBuffers * GetParam() + 4 * kMostElements * sizeof(float));
     }
     if (GetParam() == 0) {
       EXPECT_EQ(plane.flights[kWorldChannel].size(), all.size());

@@ -98,7 +98,8 @@ class Model {
   std::set<std::size_t> left_;
 };
 
-/// Plays members that submit what they like, as long as a name is not in use.
+/// Plays members that submit what they like, often what another has just submitted, as long as a name is
+/// not in use.
 class Game {
  public:
   Game(std::size_t size, std::uint64_t seed)
@@ -128,14 +129,29 @@ class Game {
 
   void submit(std::size_t member) {
     if (left_.contains(member)) return;
-    Request request;
-    request.name = std::string(1, static_cast<char>('a' + random_() % 4));
-    if (in_use_[member].contains(request.name)) return;
-    request.shape = {random_() % 12 == 0 ? 2 : 1};
-    if (random_() % 12 == 0) request.refusal = "refused";
-    if (request.refusal.empty()) in_use_[member].insert(request.name);
-    model_.add(member, request);
-    negotiator_.add(rank_of(member), request, Clock::time_point());
+    if (random_() % 3 != 0) latest_ = list();
+    for (const Request& request : latest_->requests) {
+      if (in_use_[member].contains(request.name)) return;
+    }
+    for (const Request& request : latest_->requests) {
+      if (request.refusal.empty()) in_use_[member].insert(request.name);
+      model_.add(member, request);
+    }
+    negotiator_.add(rank_of(member), latest_, Clock::time_point());
+  }
+
+  /// Of different names.
+  std::shared_ptr<const RequestList> list() {
+    std::vector<Request> requests;
+    for (char name = 'a'; name < 'e'; ++name) {
+      if (random_() % 2 == 0) continue;
+      Request& request = requests.emplace_back();
+      request.name = std::string(1, name);
+      request.shape = {random_() % 12 == 0 ? 2 : 1};
+      if (random_() % 12 == 0) request.refusal = "refused";
+    }
+    std::ranges::shuffle(requests, random_);
+    return list_of(std::move(requests));
   }
 
   void leave(std::size_t member) {
@@ -174,6 +190,7 @@ class Game {
 
   std::mt19937_64 random_;
   Negotiator negotiator_;
+  std::shared_ptr<const RequestList> latest_ = list();
   Model model_;
   std::vector<std::vector<Reply>> seen_;
   std::vector<std::set<std::string>> in_use_;

@@ -48,7 +48,10 @@ std::vector<std::string> summary(const std::vector<Response>& replies) {
 /// Of the process set 2, 5, 7.
 class NegotiatorTest : public ::testing::Test {
  protected:
-  void add(int rank, Request r) { negotiator_.add(rank, std::move(r), kStart); }
+  void add(int rank, Request r) { add_all(rank, {std::move(r)}); }
+  void add_all(int rank, std::vector<Request> requests) {
+    negotiator_.add(rank, list_of(std::move(requests)), kStart);
+  }
   /// The members' replies, as summaries.
   std::vector<std::vector<std::string>> replies() {
     replies_ = by_member(negotiator_.take_replies());
@@ -78,6 +81,60 @@ TEST_F(NegotiatorTest, OrderIsThatOfCompletion) {
   for (const char* name : {"c", "a", "b"}) add(7, request(name));
   const Names order = {"c", "a", "b"};
   EXPECT_THAT(replies(), ElementsAre(order, order, order));
+}
+
+TEST_F(NegotiatorTest, AListGoesAheadInItsOrder) {
+  const std::vector<Request> list = {request("b"), request("a", {2}), request("c")};
+  add_all(7, list);
+  EXPECT_FALSE(negotiator_.expects_members());
+  add_all(2, list);
+  EXPECT_TRUE(negotiator_.expects_members());
+  EXPECT_THAT(replies(), ElementsAre(IsEmpty(), IsEmpty(), IsEmpty()));
+  add_all(5, list);
+  EXPECT_FALSE(negotiator_.expects_members());
+  const Names order = {"b", "a", "c"};
+  EXPECT_THAT(replies(), ElementsAre(order, order, order));
+}
+
+TEST_F(NegotiatorTest, AnotherListIsComparedNameByName) {
+  add_all(7, {request("a"), request("b"), request("c")});
+  add_all(2, {request("a"), request("b"), request("c")});
+  add_all(5, {request("c"), request("b", {5})});
+  EXPECT_THAT(replies(),
+              ElementsAre(Names{"c", "!b"}, Names{"c", "!b"}, Names{"c", "!b"}));
+  EXPECT_THAT(replies_[0][1].error, AllOf(HasSubstr("rank 7 has [4]"), HasSubstr("rank 5 has [5]")));
+  EXPECT_TRUE(negotiator_.expects_members());
+  add(5, request("a"));
+  EXPECT_THAT(replies(), ElementsAre(Names{"a"}, Names{"a"}, Names{"a"}));
+  EXPECT_FALSE(negotiator_.expects_members());
+}
+
+TEST_F(NegotiatorTest, OneRankGoesOnWhileItsListWaits) {
+  add_all(2, {request("a"), request("b")});
+  add(2, request("c"));
+  add_all(5, {request("a"), request("b"), request("c")});
+  add_all(7, {request("b")});
+  EXPECT_THAT(replies(), ElementsAre(Names{"b"}, Names{"b"}, Names{"b"}));
+}
+
+TEST_F(NegotiatorTest, LeavingFailsAListThatWaits) {
+  add_all(2, {request("a"), request("b")});
+  negotiator_.leave(5);
+  EXPECT_THAT(replies(), ElementsAre(testing::UnorderedElementsAre("!a", "!b"), IsEmpty(), IsEmpty()));
+  add_all(7, {request("a"), request("b")});
+  EXPECT_THAT(replies(), ElementsAre(IsEmpty(), IsEmpty(), Names{"!a", "!b"}));
+  EXPECT_FALSE(negotiator_.expects_members());
+}
+
+TEST_F(NegotiatorTest, AListStallsNameByName) {
+  add_all(7, {request("b"), request("a")});
+  add_all(2, {request("b"), request("a")});
+  const auto stalls = negotiator_.stalled(kStart + std::chrono::seconds(3), std::chrono::seconds(3));
+  ASSERT_EQ(stalls.size(), 2U);
+  EXPECT_EQ(stalls[0].name, "a");
+  EXPECT_THAT(stalls[1].missing, ElementsAre(5));
+  negotiator_.fail("b", "too late");
+  EXPECT_THAT(replies(), ElementsAre(Names{"!b"}, IsEmpty(), Names{"!b"}));
 }
 
 TEST_F(NegotiatorTest, MismatchFailsForAllThatHaveSubmittedAndForTheLate) {
@@ -282,9 +339,9 @@ TEST_F(NegotiatorTest, ExpectsMembersWhileTheLeaderTakesPart) {
 
 TEST_F(NegotiatorTest, Stalls) {
   using std::chrono::seconds;
-  negotiator_.add(7, request("z"), kStart);
-  negotiator_.add(2, request("a"), kStart + seconds(1));
-  negotiator_.add(5, request("a"), kStart + seconds(5));
+  negotiator_.add(7, list_of({request("z")}), kStart);
+  negotiator_.add(2, list_of({request("a")}), kStart + seconds(1));
+  negotiator_.add(5, list_of({request("a")}), kStart + seconds(5));
   EXPECT_THAT(negotiator_.stalled(kStart + seconds(2), seconds(3)), IsEmpty());
   auto stalls = negotiator_.stalled(kStart + seconds(3), seconds(3));
   ASSERT_EQ(stalls.size(), 1U);

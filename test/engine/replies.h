@@ -1,12 +1,18 @@
 #pragma once
 
-/// What each member of a process set is told.
+/// What members of a process set ask for, and what each is told.
 
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "engine/negotiator.h"
 
 namespace kolo::core {
+
+inline std::shared_ptr<const RequestList> list_of(std::vector<Request> requests) {
+  return std::make_shared<const RequestList>(RequestList{kWorldChannel, std::move(requests)});
+}
 
 /// In the order in which it hears it, by index of the member.
 inline std::vector<std::vector<Response>> by_member(const Negotiator::Replies& replies) {
