@@ -23,12 +23,11 @@ using std::chrono::nanoseconds;
 /// Looks for work in this time without sleeping. The thread that submits, or another rank, may share the
 /// core: it is offered to them, except by a caller that has a core of its own.
 constexpr auto kAwakeFor = microseconds(20);
-/// So does a caller in a host with more ranks than cores, for as long as it may take that each has had its
-/// turn: a sleeper would cost whoever wakes it more than that.
-constexpr auto kAwakeInCrowd = microseconds(500);
 /// About as long, for what needs nothing but the other ranks' data.
 constexpr Executor::Looks kLooksAtOnce{.most = 200};
-constexpr Executor::Looks kLooksInCrowd{.most = 8, .gives_way = true};
+/// A caller on a host with more ranks than cores looks so often, however long it takes until it has its
+/// turn again: mostly the others come meanwhile, and are spared to wake it.
+constexpr Executor::Looks kLooksInCrowd{.most = 4, .gives_way = true};
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
 /// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
 /// costs next to nothing.
@@ -140,14 +139,16 @@ void Coordinator::run_thread() {
 void Coordinator::run(const Work* awaited) noexcept {
   const DefaultArithmetic arithmetic;
   Clock::time_point idle_since = now_ = Clock::now();
+  int looks = 0;
   while (!finished() && !baton_->recalled()) {
     const Result<bool> moved = within_memory([this] { return advance(); });
     if (!moved.ok()) fail_all(moved.status().message());
     if (awaited != nullptr && awaited->done()) return;
     if (moved.ok() && moved.value()) {
       idle_since = now_ = Clock::now();
+      looks = 0;
     } else if (has_work()) {
-      sleep(now_ - idle_since, /*calling=*/awaited != nullptr);
+      pause(now_ - idle_since, ++looks, /*calling=*/awaited != nullptr);
       now_ = Clock::now();
     } else {
       return;
@@ -203,8 +204,10 @@ bool Coordinator::expecting() const {
   return sets_.expecting() || leaving_ || control_.sending() || !executor_.idle();
 }
 
-void Coordinator::sleep(Clock::duration idle, bool calling) {
-  if (idle < (calling && crowded_ ? kAwakeInCrowd : kAwakeFor)) {
+/// After so many looks in vain, in that time.
+void Coordinator::pause(Clock::duration idle, int looks, bool calling) {
+  const bool awake = calling && crowded_ ? looks <= kLooksInCrowd.most : idle < kAwakeFor;
+  if (awake) {
     if (!calling || crowded_) std::this_thread::yield();
     return;
   }

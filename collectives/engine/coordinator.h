@@ -124,7 +124,7 @@ class Coordinator final : private Baton::Holder {
   void fail_all(const std::string& reason);
   void fail(const std::string& reason);
   bool expecting() const;
-  void sleep(Clock::duration idle, bool calling);
+  void pause(Clock::duration idle, int looks, bool calling);
 
   ControlPlane& control_;
   Doorbell& doorbell_;

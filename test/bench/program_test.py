@@ -95,7 +95,7 @@ class Step(TestCase):
     def test_against_others(self):
         lines = self.measure("step", "--models", "resnet18,small", "--zero-grad", "zero,none",
                              "--against", "mpi,mpi-chunked", ranks=2)
-        self.assertEqual(len(lines), 4 * 7)
+        self.assertEqual(len(lines), 4 * 8)
         for model in ("resnet18", "small"):
             for zero_grad in ("zero", "none"):
                 of_case = [line for line in lines
@@ -104,7 +104,8 @@ class Step(TestCase):
                     [(l["quantity"], l["unit"], l["method"]) for l in of_case],
                     [("step", "ms", "alone")]
                     + [("added", "ms", method) for method in ("kolo", "mpi", "mpi-chunked")]
-                    + [("memory", "bytes", method) for method in ("kolo", "mpi", "mpi-chunked")])
+                    + [("memory", "bytes", method)
+                       for method in ("alone", "kolo", "mpi", "mpi-chunked")])
                 self.assertEqual([l["method"] for l in of_case if "ratio" in l],
                                  ["mpi", "mpi-chunked"])
                 for method in ("kolo", "mpi", "mpi-chunked"):
@@ -120,7 +121,7 @@ class Step(TestCase):
         for how in ("sleep", "work"):
             lines = self.measure("step", "--models", "small", "--compute", "2,5,1", "--compute-as",
                                  how, ranks=2)
-            alone, kolo, _ = lines
+            alone, kolo, _, _ = lines
             self.assertEqual(alone["compute"], f"{how} 2,5,1")
             self.assertEqual((alone["quantity"], alone["method"]), ("step", "alone"))
             self.assertGreater(alone["p25"], 7.5)
@@ -128,7 +129,9 @@ class Step(TestCase):
 
     def test_alone(self):
         lines = self.measure("step", "--models", "small", ranks=1)
-        self.assertEqual([line["quantity"] for line in lines], ["step", "added", "memory"])
+        self.assertEqual([(line["quantity"], line["method"]) for line in lines],
+                         [("step", "alone"), ("added", "kolo"), ("memory", "alone"),
+                          ("memory", "kolo")])
 
 
 SMALL_TRAINING = ["train", "--batch-size", "2", "--steps", "1"]

@@ -70,7 +70,8 @@ slowest round. Of calls below 0.2 ms a sample is the mean of as many as take so 
 one that is late by 4 ms still makes it 20 times as long.
 
 The memory of step is what a rank has at most beyond its gradients, with what malloc keeps of what
-was freed, which depends on the cases before: to compare two, give each a run of its own.
+was freed, which depends on the cases before: to compare two, give each a run of its own. "alone" is
+what the model and its training take without a reducer.
 
 train compares with the same ranks, each for itself: with the slowest of them (alone), as ranks that
 train together cannot be faster, and with their mean (mean alone). "of alone" is what each method

@@ -58,8 +58,10 @@ class Trainee {
     require_right(name_, wrong, ranks_);
   }
 
+  const std::string& name() const { return name_; }
+
  private:
-  std::string name_;
+  const std::string name_;
   const ZeroGrad zero_grad_;
   const Ranks& ranks_;
   SyntheticModel model_;
@@ -88,14 +90,13 @@ class StepBench {
 
   void run() {
     report_.announce(labels_);
+    // The first steps of a process take what all later ones use again.
     Trainee alone("alone", nullptr, data_, zero_grad_, options_, ranks_);
     alone.warm_step();
     add_trainees();
-    std::vector<Method> methods = {{"alone", [&alone] { return alone.warm_step(); }}};
-    const std::vector<Contender> names = contenders(options_);
-    for (std::size_t i = 0; i < trainees_.size(); ++i) {
-      methods.push_back(
-          {name_of(names[i]), [trainee = trainees_[i].get()] { return trainee->warm_step(); }});
+    std::vector<Method> methods;
+    for (const auto& trainee : trainees_) {
+      methods.push_back({trainee->name(), [&trainee] { return trainee->warm_step(); }});
     }
     std::vector<Series> series =
         scaled(take_samples(methods, {.seconds = options_.seconds}, ranks_), 1e3);
@@ -109,24 +110,30 @@ class StepBench {
 
  private:
   void add_trainees() {
+    add_trainee("alone", std::nullopt);
     for (const Contender contender : contenders(options_)) {
-      forget_peak();
-      const std::int64_t before = memory_use().now;
-      reducers_.push_back(make_reducer(contender, ranks_));
-      trainees_.push_back(std::make_unique<Trainee>(name_of(contender), reducers_.back().get(),
-                                                    data_, zero_grad_, options_, ranks_));
-      for (int i = 0; i < kStepsToSettle; ++i) trainees_.back()->step();
-      ranks_.barrier();
-      const MemoryUse after = memory_use();
+      add_trainee(name_of(contender), contender);
       check(*trainees_.back());
-      const double beyond = static_cast<double>(after.now + after.peak_beyond_now - before) -
-                            static_cast<double>(data_.bytes());
-      memory_.push_back({.labels = labels_,
-                         .method = name_of(contender),
-                         .quantity = "memory",
-                         .unit = "bytes",
-                         .value = summary_of({ranks_.max(beyond)})});
     }
+  }
+
+  /// Measures what memory it takes besides the gradients.
+  void add_trainee(const std::string& name, std::optional<Contender> contender) {
+    forget_peak();
+    const std::int64_t before = memory_use().now;
+    reducers_.push_back(contender ? make_reducer(*contender, ranks_) : nullptr);
+    trainees_.push_back(std::make_unique<Trainee>(name, reducers_.back().get(), data_, zero_grad_,
+                                                  options_, ranks_));
+    for (int i = 0; i < kStepsToSettle; ++i) trainees_.back()->step();
+    ranks_.barrier();
+    const MemoryUse after = memory_use();
+    const double beyond = static_cast<double>(after.now + after.peak_beyond_now - before) -
+                          static_cast<double>(data_.bytes());
+    memory_.push_back({.labels = labels_,
+                       .method = name,
+                       .quantity = "memory",
+                       .unit = "bytes",
+                       .value = summary_of({ranks_.max(beyond)})});
   }
 
   /// A step with other gradients than the steps before, so that nothing old passes.
