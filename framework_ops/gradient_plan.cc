@@ -57,6 +57,7 @@ GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
       const torch::Tensor& parameter = parameters[slot.tensor];
       group.parameters.push_back(slot.tensor);
       places_[slot.tensor] = {.group = groups_.size(),
+                              .offset = slot.offset,
                               .view = detail::tensor_in(
                                   memory, slot.offset * element, parameter.sizes(),
                                   options_of_gradient(parameter), strides_of_gradient(parameter))};
@@ -64,6 +65,33 @@ GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
     }
     groups_.push_back(std::move(group));
   }
+}
+
+bool GradientPlan::is_cut_by(const core::Grouping& groups) const {
+  return std::ranges::all_of(groups, [this](const std::vector<std::size_t>& members) {
+    const std::vector<std::size_t>& whole = groups_[group_of(members.front())].parameters;
+    const auto first = std::ranges::find(whole, members.front());
+    return whole.end() - first >= std::ssize(members) &&
+           std::equal(members.begin(), members.end(), first);
+  });
+}
+
+/// Gradients that lie one after the other do so at the same distances, wherever the first one is.
+void GradientPlan::cut(const std::vector<torch::Tensor>& parameters, const core::Grouping& groups) {
+  const std::vector<core::PlannedTensor> tensors = planned_tensors(parameters);
+  std::vector<Group> parts;
+  for (const std::vector<std::size_t>& members : groups) {
+    const core::PlanGroup planned = core::lay_out(tensors, members);
+    const Place& first = places_[members.front()];
+    const torch::Tensor& whole = groups_[first.group].buffer;
+    const torch::Tensor part = whole.narrow(0, first.offset, planned.elements);
+    for (const core::PlanGroup::Slot& slot : planned.slots) {
+      places_[slot.tensor].group = parts.size();
+      places_[slot.tensor].offset = slot.offset;
+    }
+    parts.push_back({.buffer = part, .parameters = members});
+  }
+  groups_ = std::move(parts);
 }
 
 void GradientPlan::release(std::size_t parameter) {

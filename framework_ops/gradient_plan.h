@@ -6,6 +6,7 @@
 #include <torch/types.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -34,6 +35,10 @@ class GradientPlan {
                const std::vector<torch::Tensor>& parameters, const core::Grouping& groups,
                const OnPlace& on_place);
 
+  /// Whether these groups only cut this plan's, so that no gradient need move; and cuts them.
+  bool is_cut_by(const core::Grouping& groups) const;
+  void cut(const std::vector<torch::Tensor>& parameters, const core::Grouping& groups);
+
   /// Lets go of a parameter's place; a group's memory goes with its last one.
   void release(std::size_t parameter);
 
@@ -53,6 +58,8 @@ class GradientPlan {
  private:
   struct Place {
     std::size_t group = 0;
+    /// In its buffer, in elements.
+    std::int64_t offset = 0;
     torch::Tensor view;
   };
 

@@ -77,16 +77,20 @@ std::string DistributedOptimizer::Reducer::make_first_plan() {
   return {};
 }
 
-/// Gradients move to the memory of a plan of these groups.
+/// Gradients move to the memory of a plan of these groups, if they must.
 void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
   const torch::NoGradGuard no_grad;
-  const std::unique_ptr<GradientPlan> old = std::move(plan_);
-  plan_ = std::make_unique<GradientPlan>(
-      context_, tensors(), groups, [this, &old](std::size_t index, const torch::Tensor& place) {
-        if (old == nullptr) return;
-        gradients_[index].move_to(place, *old);
-        old->release(index);
-      });
+  if (plan_ != nullptr && plan_->is_cut_by(groups)) {
+    plan_->cut(tensors(), groups);
+  } else {
+    const std::unique_ptr<GradientPlan> old = std::move(plan_);
+    plan_ = std::make_unique<GradientPlan>(
+        context_, tensors(), groups, [this, &old](std::size_t index, const torch::Tensor& place) {
+          if (old == nullptr) return;
+          gradients_[index].move_to(place, *old);
+          old->release(index);
+        });
+  }
   groups_.assign(plan_->groups().size(), Group{});
 }
 

@@ -140,9 +140,7 @@ void ShmOperation::announce(std::span<const int> to, const void* memory, std::in
   }
 }
 
-bool ShmOperation::all_have_arrived() const {
-  return told_->arrived == std::ssize(peers_);
-}
+bool ShmOperation::all_have_arrived() const { return told_->arrived == std::ssize(peers_); }
 
 bool ShmOperation::any_declines() {
   declined_ = collective_.declined || std::ranges::any_of(peers_, [this](int member) {

@@ -25,8 +25,8 @@ using std::chrono::nanoseconds;
 constexpr auto kAwakeFor = microseconds(20);
 /// About as long, for what needs nothing but the other ranks' data.
 constexpr Executor::Looks kLooksAtOnce{.most = 200};
-/// A caller on a host with more ranks than cores looks so often, however long it takes until it has its
-/// turn again: mostly the others come meanwhile, and are spared to wake it.
+/// A caller on a host with more ranks than cores looks so often, however long it takes until it has
+/// its turn again: mostly the others come meanwhile, and are spared to wake it.
 constexpr Executor::Looks kLooksInCrowd{.most = 4, .gives_way = true};
 /// Then it sleeps until a plane rings; or, where none does, for a fraction of the time that it has
 /// been idle, within these bounds: an answer is seen late by at most that fraction, and a long wait
@@ -91,8 +91,8 @@ void Coordinator::submit(SubmissionPtr submission) {
 Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
   if (!baton_->take_if_idle()) return {};
   const DefaultArithmetic arithmetic;
-  Result<Executor::RunNow> ran =
-      within_memory([&] { return sets_.run_now(allreduce, crowded_ ? kLooksInCrowd : kLooksAtOnce); });
+  Result<Executor::RunNow> ran = within_memory(
+      [&] { return sets_.run_now(allreduce, crowded_ ? kLooksInCrowd : kLooksAtOnce); });
   if (!ran.ok()) {
     // It may be the consequence of a leave, which has been told before.
     const Result<bool> told = receive();
@@ -281,7 +281,8 @@ Result<bool> Coordinator::receive() {
     if (!envelope.value().has_value()) return received;
     received = true;
     const int source = envelope.value()->source;
-    const Result<std::shared_ptr<const Message>> decoded = decode_(std::move(envelope.value()->bytes));
+    const Result<std::shared_ptr<const Message>> decoded =
+        decode_(std::move(envelope.value()->bytes));
     if (!decoded.ok()) {
       return Status::error(fmt::format("from rank {}: {}", source, decoded.status().message()));
     }

@@ -25,8 +25,8 @@ struct FusionGroup {
   bool fused() const { return slices.size() > 1; }
 };
 
-/// Offsets in a fusion buffer are multiples of this, which suits every dtype, and what a GPU loads at once.
-/// Gaps are reduced as well, and travel with many small tensors: so no more than that.
+/// Offsets in a fusion buffer are multiples of this, which suits every dtype, and what a GPU loads
+/// at once. Gaps are reduced as well, and travel with many small tensors: so no more than that.
 constexpr std::size_t kFusionAlignment = 16;
 
 /// A tensor of at least this size runs alone: copying it in and out costs more than a start of its own.

@@ -137,9 +137,8 @@ void Group::describe_for_gpu(Collective& collective) const {
 
 void Group::begin(Clock::time_point now) {
   times.started = now;
-  awaits_meeting = std::ranges::any_of(tensors, [](const AgreedSubmission& tensor) {
-    return tensor.submission->times != nullptr;
-  });
+  awaits_meeting = std::ranges::any_of(
+      tensors, [](const AgreedSubmission& tensor) { return tensor.submission->times != nullptr; });
 }
 
 void Group::note_meeting(Clock::time_point looked) {

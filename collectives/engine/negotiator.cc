@@ -52,8 +52,7 @@ bool Negotiator::joins_whole(int rank, const std::shared_ptr<const RequestList>&
                              Clock::time_point now) {
   if (!whole_) {
     const bool alone = operations_.empty() && left_.empty();
-    const bool plain =
-        !list->requests.empty() && std::ranges::all_of(list->requests, is_plain);
+    const bool plain = !list->requests.empty() && std::ranges::all_of(list->requests, is_plain);
     if (!alone || !plain) return false;
     whole_ = {.list = list, .since = now, .ranks = {}};
   } else if (std::ranges::find(whole_->ranks, rank) != whole_->ranks.end() ||

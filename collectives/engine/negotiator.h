@@ -103,7 +103,7 @@ class Negotiator {
     std::string error;
   };
 
-  /// A list that waits as a whole, and the ranks that have asked for it, in the order in which they have.
+  /// A list that waits as a whole, and the ranks that have asked for it, in their order.
   struct Whole {
     std::shared_ptr<const RequestList> list;
     Clock::time_point since;

@@ -79,8 +79,7 @@ Status ProcessSets::hand_in_again(std::vector<SubmissionPtr> declined, Clock::ti
 }
 
 /// Checks what can be checked here, and puts the request into the outbox.
-void ProcessSets::take(SubmissionPtr taken, Outbox& outbox,
-                       Clock::time_point now) {
+void ProcessSets::take(SubmissionPtr taken, Outbox& outbox, Clock::time_point now) {
   Submission& submission = *taken;
   const auto refuse = [&submission](const std::string& reason) {
     submission.work->complete(

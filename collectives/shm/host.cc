@@ -17,8 +17,8 @@ namespace {
 // Descriptors have been sent when they are waited for. Not so what another process sends.
 constexpr std::chrono::seconds kPatience{10};
 
-// An arena begins with the doorbell, on a page of its own; then come the notices of each section, and
-// then the rings.
+// An arena begins with the doorbell, on a page of its own; then come the notices of each section,
+// and then the rings.
 constexpr std::size_t kDoorbellBytes = Heap::kPage;
 
 std::size_t bytes_before_rings(std::size_t ranks) {

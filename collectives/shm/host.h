@@ -26,8 +26,9 @@ constexpr std::size_t kSections = 2;
 using Notice = std::atomic<std::uint16_t>;
 static_assert(Notice::is_always_lock_free);
 
-/// Every rank maps every rank's arena: its doorbell, the notices of those who have written to it, the
-/// rings in which they do, and its heap. What is mapped stays valid when its owner has left or died.
+/// Every rank maps every rank's arena: its doorbell, the notices of those who have written to it,
+/// the rings in which they do, and its heap. What is mapped stays valid when its owner has left or
+/// died.
 class Host {
  public:
   struct Settings {

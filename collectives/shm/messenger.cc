@@ -103,8 +103,8 @@ std::optional<Messenger::Message> Messenger::receive() {
     Incoming& incoming = incoming_[static_cast<std::size_t>(peer)];
     const bool ended = incoming.ring.ended();
     const bool complete = incoming.take();
-    // As late as it does no harm: what has come is of more use than room. A writer that lacks any has
-    // written more than half of the ring, or a piece of a message.
+    // As late as it does no harm: what has come is of more use than room. A writer that lacks any
+    // has written more than half of the ring, or a piece of a message.
     const bool releases = incoming.goes_on ? incoming.ring.holds() : incoming.ring.holds_much();
     if (releases && incoming.ring.release()) host_->ring(peer);
     if (!complete && ended) incoming.ended = any_broken_off_ = true;

@@ -17,14 +17,15 @@ namespace kolo::core::shm {
 /// Nothing blocks; messages from one rank to another arrive in the order in which they were sent. A
 /// message that does not fit into the ring goes through it in pieces, as the receiver makes room.
 ///
-/// A few ranks look at the rings themselves, whose cells say that they were written: a short message is
-/// one line of the cache on its way. Many ranks would look at as many lines, on a page each, mostly in
-/// vain; there who writes leaves a notice, all of a rank's notices are a line or two, and only rings whose
-/// writers have left one are looked at.
+/// A few ranks look at the rings themselves, whose cells say that they were written: a short
+/// message is one line of the cache on its way. Many ranks would look at as many lines, on a page
+/// each, mostly in vain; there who writes leaves a notice, all of a rank's notices are a line or
+/// two, and only rings whose writers have left one are looked at.
 ///
-/// Happens-before: a notice is stored after the frame that it is about, or the ring's end, was written
-/// (release, acquire), so who sees it finds that. It is the number of frames, and 1 for the end, modulo
-/// 2^16: more than a ring holds, so what has been read cannot be mistaken for what has been written.
+/// Happens-before: a notice is stored after the frame that it is about, or the ring's end, was
+/// written (release, acquire), so who sees it finds that. It is the number of frames, and 1 for the
+/// end, modulo 2^16: more than a ring holds, so what has been read cannot be mistaken for what has
+/// been written.
 ///
 /// Used by one thread at a time.
 class Messenger {

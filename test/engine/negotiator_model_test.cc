@@ -98,8 +98,8 @@ class Model {
   std::set<std::size_t> left_;
 };
 
-/// Plays members that submit what they like, often what another has just submitted, as long as a name is
-/// not in use.
+/// Plays members that submit what they like, often what another has just submitted, as long as a
+/// name is not in use.
 class Game {
  public:
   Game(std::size_t size, std::uint64_t seed)

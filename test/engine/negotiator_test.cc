@@ -100,9 +100,9 @@ TEST_F(NegotiatorTest, AnotherListIsComparedNameByName) {
   add_all(7, {request("a"), request("b"), request("c")});
   add_all(2, {request("a"), request("b"), request("c")});
   add_all(5, {request("c"), request("b", {5})});
-  EXPECT_THAT(replies(),
-              ElementsAre(Names{"c", "!b"}, Names{"c", "!b"}, Names{"c", "!b"}));
-  EXPECT_THAT(replies_[0][1].error, AllOf(HasSubstr("rank 7 has [4]"), HasSubstr("rank 5 has [5]")));
+  EXPECT_THAT(replies(), ElementsAre(Names{"c", "!b"}, Names{"c", "!b"}, Names{"c", "!b"}));
+  EXPECT_THAT(replies_[0][1].error,
+              AllOf(HasSubstr("rank 7 has [4]"), HasSubstr("rank 5 has [5]")));
   EXPECT_TRUE(negotiator_.expects_members());
   add(5, request("a"));
   EXPECT_THAT(replies(), ElementsAre(Names{"a"}, Names{"a"}, Names{"a"}));
@@ -120,7 +120,8 @@ TEST_F(NegotiatorTest, OneRankGoesOnWhileItsListWaits) {
 TEST_F(NegotiatorTest, LeavingFailsAListThatWaits) {
   add_all(2, {request("a"), request("b")});
   negotiator_.leave(5);
-  EXPECT_THAT(replies(), ElementsAre(testing::UnorderedElementsAre("!a", "!b"), IsEmpty(), IsEmpty()));
+  EXPECT_THAT(replies(),
+              ElementsAre(testing::UnorderedElementsAre("!a", "!b"), IsEmpty(), IsEmpty()));
   add_all(7, {request("a"), request("b")});
   EXPECT_THAT(replies(), ElementsAre(IsEmpty(), IsEmpty(), Names{"!a", "!b"}));
   EXPECT_FALSE(negotiator_.expects_members());
@@ -129,7 +130,8 @@ TEST_F(NegotiatorTest, LeavingFailsAListThatWaits) {
 TEST_F(NegotiatorTest, AListStallsNameByName) {
   add_all(7, {request("b"), request("a")});
   add_all(2, {request("b"), request("a")});
-  const auto stalls = negotiator_.stalled(kStart + std::chrono::seconds(3), std::chrono::seconds(3));
+  const auto stalls =
+      negotiator_.stalled(kStart + std::chrono::seconds(3), std::chrono::seconds(3));
   ASSERT_EQ(stalls.size(), 2U);
   EXPECT_EQ(stalls[0].name, "a");
   EXPECT_THAT(stalls[1].missing, ElementsAre(5));

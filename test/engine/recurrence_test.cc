@@ -65,7 +65,8 @@ INSTANTIATE_TEST_SUITE_P(Planes, RecurrenceTest, job::kAllPlanes,
 
 /// The plan that a leader of two ranks gives the name when both have asked for this.
 PlanId agree(Negotiator& negotiator, const Request& request) {
-  for (int rank = 0; rank < 2; ++rank) negotiator.add(rank, list_of({request}), Clock::time_point());
+  for (int rank = 0; rank < 2; ++rank)
+    negotiator.add(rank, list_of({request}), Clock::time_point());
   return negotiator.take_replies().to_all.at(0).plan;
 }
 

@@ -14,6 +14,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace {
 
@@ -165,6 +166,18 @@ struct Layers {
   torch::nn::Linear first{50, 300}, middle{300, 300}, last{300, 5};
 };
 
+/// What a model has learned, to the bit.
+std::size_t bits_of(torch::nn::Sequential& model) {
+  std::size_t bits = 0;
+  for (const torch::Tensor& parameter : model->parameters()) {
+    const auto* const values = parameter.data_ptr<float>();
+    for (std::int64_t i = 0; i < parameter.numel(); ++i) {
+      bits = 31 * bits + std::bit_cast<std::uint32_t>(values[i]);
+    }
+  }
+  return bits;
+}
+
 /// Steps of a small model; says that it runs after those in which groups are chosen, and at the end
 /// what comes of them.
 int train(std::int64_t steps, const std::function<torch::nn::Sequential(Layers&)>& registered,
@@ -182,14 +195,7 @@ int train(std::int64_t steps, const std::function<torch::nn::Sequential(Layers&)
     forward(layers, torch::rand({4, 50})).square().sum().backward();
     optimizer.step();
   }
-  std::size_t bits = 0;
-  for (const torch::Tensor& parameter : model->parameters()) {
-    const auto* const values = parameter.data_ptr<float>();
-    for (std::int64_t i = 0; i < parameter.numel(); ++i) {
-      bits = 31 * bits + std::bit_cast<std::uint32_t>(values[i]);
-    }
-  }
-  print(c10::str("rank ", kolo::rank(), " has learned ", bits));
+  print(c10::str("rank ", kolo::rank(), " has learned ", bits_of(model)));
   return 0;
 }
 
@@ -217,6 +223,34 @@ int train_reordered() {
       });
 }
 
+/// Layers whose gradients come in the order of the first groups, the last one first: says whether
+/// they are where they were at first when groups have been chosen.
+int train_in_order() {
+  kolo::init();
+  torch::manual_seed(kolo::rank());
+  torch::nn::Sequential model;
+  for (int i = 0; i < 6; ++i) {
+    model->push_back(torch::nn::Linear(torch::nn::LinearOptions(30, 30).bias(false)));
+  }
+  torch::optim::SGD sgd(model->parameters(), 0.01);
+  kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
+  kolo::broadcast_parameters(*model, 0);
+  std::vector<std::vector<const void*>> places;
+  for (std::int64_t step = 0; step < kPlannedSteps; ++step) {
+    optimizer.zero_grad();
+    model->forward(torch::rand({4, 30})).square().sum().backward();
+    places.emplace_back();
+    for (const torch::Tensor& parameter : model->parameters()) {
+      places.back().push_back(parameter.grad().data_ptr());
+    }
+    optimizer.step();
+  }
+  print(c10::str("rank ", kolo::rank(), ": gradients have ",
+                 places.front() == places.back() ? "stayed" : "moved", ", it has learned ",
+                 bits_of(model)));
+  return 0;
+}
+
 int run(const std::string& life) {
   if (life == "plain") return plain();
   if (life == "shut-down") return shut_down();
@@ -232,6 +266,7 @@ int run(const std::string& life) {
   if (life == "train") return train_twice(kPlannedSteps);
   if (life == "train-on") return train_twice(std::numeric_limits<std::int64_t>::max());
   if (life == "train-reordered") return train_reordered();
+  if (life == "train-in-order") return train_in_order();
   print("no such life: " + life);
   return 2;
 }

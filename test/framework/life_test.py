@@ -198,6 +198,19 @@ class Groups(LifeTest):
             with self.subTest(settings=settings):
                 self.assertEqual("".join(layers), 4 * "221100" + 2 * "002211")
 
+    def test_stay_in_place(self):
+        """Where the first groups are only cut."""
+        learned = set()
+        for settings in ({}, {"KOLO_FUSION_THRESHOLD": "0"}, {"KOLO_FUSION_THRESHOLD": "9KiB"},
+                         {"KOLO_SHARED_MEMORY": "off"}):
+            with self.subTest(settings=settings):
+                lines = self.lines(ranks(2, "train-in-order", **settings))
+                self.assertEqual(len(lines), 2)
+                for rank, line in enumerate(lines):
+                    self.assertRegex(line, rf"^rank {rank}: gradients have stayed, ")
+                    learned.add(line.split()[-1])
+        self.assertEqual(len(learned), 1)
+
     def test_the_same_bits(self):
         for count in (2, 3):
             expected = self.lines(ranks(count, "train"))
