@@ -76,22 +76,24 @@ bool GradientPlan::is_cut_by(const core::Grouping& groups) const {
   });
 }
 
-/// Gradients that lie one after the other do so at the same distances, wherever the first one is.
-void GradientPlan::cut(const std::vector<torch::Tensor>& parameters, const core::Grouping& groups) {
-  const std::vector<core::PlannedTensor> tensors = planned_tensors(parameters);
+void GradientPlan::cut(const core::Grouping& groups) {
   std::vector<Group> parts;
   for (const std::vector<std::size_t>& members : groups) {
-    const core::PlanGroup planned = core::lay_out(tensors, members);
-    const Place& first = places_[members.front()];
-    const torch::Tensor& whole = groups_[first.group].buffer;
-    const torch::Tensor part = whole.narrow(0, first.offset, planned.elements);
-    for (const core::PlanGroup::Slot& slot : planned.slots) {
-      places_[slot.tensor].group = parts.size();
-      places_[slot.tensor].offset = slot.offset;
-    }
-    parts.push_back({.buffer = part, .parameters = members});
+    const Group& whole = groups_[group_of(members.front())];
+    const std::int64_t begin = places_[members.front()].offset;
+    const auto next = std::ranges::find(whole.parameters, members.back()) + 1;
+    const std::int64_t end =
+        next == whole.parameters.end() ? whole.buffer.numel() : places_[*next].offset;
+    parts.push_back({.buffer = whole.buffer.slice(0, begin, end), .parameters = members});
   }
   groups_ = std::move(parts);
+  for (std::size_t i = 0; i < groups_.size(); ++i) {
+    const std::int64_t begin = places_[groups_[i].parameters.front()].offset;
+    for (const std::size_t parameter : groups_[i].parameters) {
+      places_[parameter].group = i;
+      places_[parameter].offset -= begin;
+    }
+  }
 }
 
 void GradientPlan::release(std::size_t parameter) {

@@ -37,7 +37,7 @@ class GradientPlan {
 
   /// Whether these groups only cut this plan's, so that no gradient need move; and cuts them.
   bool is_cut_by(const core::Grouping& groups) const;
-  void cut(const std::vector<torch::Tensor>& parameters, const core::Grouping& groups);
+  void cut(const core::Grouping& groups);
 
   /// Lets go of a parameter's place; a group's memory goes with its last one.
   void release(std::size_t parameter);

@@ -81,7 +81,7 @@ std::string DistributedOptimizer::Reducer::make_first_plan() {
 void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
   const torch::NoGradGuard no_grad;
   if (plan_ != nullptr && plan_->is_cut_by(groups)) {
-    plan_->cut(tensors(), groups);
+    plan_->cut(groups);
   } else {
     const std::unique_ptr<GradientPlan> old = std::move(plan_);
     plan_ = std::make_unique<GradientPlan>(
