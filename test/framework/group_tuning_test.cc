@@ -62,8 +62,8 @@ class GroupTuningTest : public FrameworkTest {
     return torch::cat(all);
   }
 
-  /// KOLO_FUSION_THRESHOLD=0 gives each parameter a group of its own, whose memory it keeps: gradients do
-  /// not move, which GroupsChangeOnce checks, and there is no memory to run out of.
+  /// KOLO_FUSION_THRESHOLD=0 gives each parameter a group of its own, whose memory it keeps:
+  /// gradients do not move, which GroupsChangeOnce checks, and there is no memory to run out of.
   static bool alone_in_groups() {
     const char* const threshold = std::getenv("KOLO_FUSION_THRESHOLD");
     return threshold != nullptr && std::string_view(threshold) == "0";
