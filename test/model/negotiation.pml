@@ -3,9 +3,10 @@
  * Every rank submits one name up to SUBMISSIONS times, the next when the last is done; each submission fits,
  * does not match the others, or is refused on its own rank. Ranks leave at any time. Time may be up once.
  *
- * As in the code: the messages, Operation with its fields, operation_for(), count(), fail(), conclude(),
- * leave() and forget_ended().
- * Abstracted: a request's dtype, shape and so on are one bit, `unlike`; what was agreed on runs.
+ * As in the code: the messages, Operation with its fields, Whole, joins_whole(), take_apart(), operation_for(),
+ * count(), fail(), conclude(), leave() and forget_ended().
+ * Abstracted: a list is of one request, whose dtype, shape and so on are one bit, `unlike`; who of those that
+ * a whole waits for came first; what was agreed on runs.
  *
  * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
  *
@@ -35,6 +36,9 @@ typedef Operation {
 /* In the order of their coming. */
 Operation operations[SUBMISSIONS];
 byte born;
+/* The members that have asked for the list that waits as a whole; 0: no list. */
+byte whole;
+bool whole_unlike;
 byte left;
 bool time_is_up;
 
@@ -59,7 +63,7 @@ mtype:outcome outcome[SUBMISSIONS];
 #endif
 
 /* Have no meaning between two steps. */
-hidden byte i, k, m, op;
+hidden byte i, k, m, w, op, joined;
 
 /* The rank's latest submission has come to this end. */
 inline learn(who, what) {
@@ -127,7 +131,7 @@ inline operation_for(who, asks_for) {
   fi
 }
 
-inline add(who, asks_for, refused) {
+inline add_alone(who, asks_for, refused) {
   operation_for(who, asks_for);
   operations[op].submitted = operations[op].submitted | (1 << who);
   if
@@ -146,7 +150,59 @@ inline add(who, asks_for, refused) {
   forget_if_ended(op)
 }
 
+inline joins_whole(who, asks_for, refused) {
+  op = born;
+  if
+  :: whole == 0 ->
+     joined = left == 0;
+#ifndef MUTATE_WHOLE_BESIDE_OTHERS
+     for (i : 0 .. SUBMISSIONS - 1) { joined = joined && (i >= born || operations[i].ended) }
+#endif
+  :: else -> joined = !(whole & (1 << who)) && whole_unlike == asks_for
+  fi;
+#ifndef MUTATE_WHOLE_OF_A_REFUSED
+  joined = joined && !refused;
+#endif
+  if
+  :: joined ->
+     whole = whole | (1 << who);
+     whole_unlike = asks_for;
+     if
+     :: whole == ALL ->
+        whole = 0;
+        whole_unlike = false;
+        operations[born].ended = true;
+        born++;
+        for (m : 0 .. N - 1) { reply(m, 0) }
+     :: else
+     fi
+  :: else
+  fi
+}
+
+inline take_apart() {
+  for (w : 0 .. N - 1) {
+    if
+    :: whole & (1 << w) -> add_alone(w, whole_unlike, 0)
+    :: else
+    fi
+  }
+  whole = 0;
+  whole_unlike = false
+}
+
+inline add(who, asks_for, refused) {
+  joins_whole(who, asks_for, refused);
+  if
+  :: !joined -> take_apart(); add_alone(who, asks_for, refused)
+  :: else
+  fi
+}
+
 inline handle_leave(who) {
+#ifndef MUTATE_WHOLE_WAITS_FOR_LEAVER
+  take_apart();
+#endif
   left = left | (1 << who);
   for (i : 0 .. SUBMISSIONS - 1) {
     if
@@ -168,6 +224,7 @@ inline handle_leave(who) {
 }
 
 inline time_up() {
+  take_apart();
   op = 0;
   do
   :: op < born && (operations[op].ended || operations[op].failed) -> op++

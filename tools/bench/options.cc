@@ -77,6 +77,9 @@ train compares with the same ranks, each for itself: with the slowest of them (a
 train together cannot be faster, and with their mean (mean alone). "of alone" is what each method
 takes in percent of that slowest rank, round by round.
 
+negotiate --against mpi is the bare exchange: requests gathered, an answer broadcast, values summed;
+and the same with a std::future for each tensor, as who submits gets a handle of Kolo's.
+
 Results are checked against exact sums before anything is timed, by the calls that are timed then
 (idle: of every call; train: against means of the gradients that the ranks find without
 communication). If one is wrong, nothing more is measured.
