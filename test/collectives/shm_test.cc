@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -303,6 +305,37 @@ TEST_P(TornHostTest, OneThatIsOutOfReachRefusesForAll) {
     EXPECT_EQ(joined.status().message(), "rank " + std::to_string(5 + first_to_fail) +
                                              ": sending a descriptor: Connection refused");
   });
+}
+
+// Ranks of an ordinary user, who may have no more descriptors under way than one process may have
+// open. Who sent to all at once would have 240. The main thread remains root's: the system call
+// changes the user of its caller alone.
+TEST(ManyRanksTest, JoinWithinTheLimitOfDescriptorsUnderWay) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  constexpr int kSize = 16;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low{.rlim_cur = 150, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  Meeting meeting(kSize);
+  run_ranks(kSize, [&](int rank) {
+    EXPECT_EQ(::syscall(SYS_setresuid, 65534, 65534, 65534), 0);
+    ThreadBootstrap bootstrap(meeting, rank, /*same_process=*/false);
+    const auto joined = Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB});
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    const Host& host = *joined.value();
+    const auto mark = [](int sender, int receiver) {
+      return static_cast<std::uint16_t>(1 + sender * kSize + receiver);
+    };
+    for (int peer = 0; peer < kSize; ++peer) {
+      host.notice_between(Section::Data, rank, peer) = mark(rank, peer);
+    }
+    (void)bootstrap.all_gather({});
+    for (int peer = 0; peer < kSize; ++peer) {
+      EXPECT_EQ(host.notice_between(Section::Data, peer, rank), mark(peer, rank));
+    }
+  });
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 // ---- messages ----
