@@ -1,5 +1,6 @@
 // The parts of shared memory one by one.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -9,8 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <random>
@@ -27,6 +30,22 @@
 #include "shm/messenger.h"
 #include "support/thread_bootstrap.h"
 #include "support/threads.h"
+
+namespace {
+
+/// What becomes of the next calls of fallocate, by their errno; all others are the system's.
+std::deque<int> fallocate_errors;
+
+}  // namespace
+
+extern "C" int __real_fallocate(int file, int mode, off_t offset, off_t bytes);
+extern "C" int __wrap_fallocate(int file, int mode, off_t offset, off_t bytes) {
+  const int error = fallocate_errors.empty() ? 0 : fallocate_errors.front();
+  if (!fallocate_errors.empty()) fallocate_errors.pop_front();
+  if (error == 0) return __real_fallocate(file, mode, offset, bytes);
+  errno = error;
+  return -1;
+}
 
 namespace kolo::core::shm {
 namespace {
@@ -126,6 +145,31 @@ TEST(Arena, HasPagesForWhatIsInUse) {
   EXPECT_EQ(pages_of(*arena), 2);
   memory = arena->allocate(1);
   EXPECT_EQ(*memory, std::byte{0});
+}
+
+// As calls do that a signal interrupts; each has to end with the pages there.
+TEST(Arena, SignalsDoNotMatter) {
+  fallocate_errors = {EINTR, EINTR};
+  const auto arena = Arena::create({.capacity = 8 * kMiB, .reserved = 2 * kPage}).value();
+  EXPECT_EQ(pages_of(*arena), 2);
+  fallocate_errors = {EINTR, 0, EINTR, EINTR, 0};
+  const auto memory = arena->allocate(3 * kMiB + 1);
+  ASSERT_NE(memory, nullptr);
+  EXPECT_EQ(fallocate_errors.size(), 0U);
+  EXPECT_EQ(pages_of(*arena), static_cast<long>(3 * kMiB / kPage) + 3);
+}
+
+TEST(Arena, MemoryThatIsNotWholeIsGivenBack) {
+  const auto arena = Arena::create({.capacity = 8 * kMiB, .reserved = kPage}).value();
+  fallocate_errors = {0, 0, ENOSPC};
+  EXPECT_EQ(arena->allocate(4 * kMiB), nullptr);
+  EXPECT_EQ(pages_of(*arena), 1);
+  EXPECT_NE(arena->allocate(7 * kMiB), nullptr);
+  fallocate_errors = {ENOSPC};
+  const auto refused = Arena::create({.capacity = kMiB, .reserved = kPage});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().message(),
+            "allocating 4096 bytes of shared memory: No space left on device");
 }
 
 TEST(Arena, LivesAsLongAsItsMemory) {
