@@ -86,7 +86,6 @@ Mapping::~Mapping() {
 Result<std::shared_ptr<Arena>> Arena::create(const Layout& layout) {
   Layout fitted = layout;
   fitted.capacity = std::min(Heap::round_up(layout.capacity), largest_capacity());
-  if (layout.capacity == 0) fitted.capacity = largest_capacity();
   if (fitted.capacity <= layout.reserved + layout.skew) {
     return Status::error(fmt::format("{} bytes are needed, but only {} allowed (see ulimit -f)",
                                      layout.reserved + layout.skew, fitted.capacity));

@@ -25,6 +25,9 @@ constexpr int kUnderWay = 128;
 // and then the rings.
 constexpr std::size_t kDoorbellBytes = Heap::kPage;
 
+// Of the 128 TiB that a process can map, for all arenas together.
+constexpr std::size_t kAddresses = std::size_t{64} << 40;
+
 std::size_t bytes_before_rings(std::size_t ranks) {
   return kDoorbellBytes + Heap::round_up(kSections * ranks * sizeof(Notice));
 }
@@ -45,7 +48,8 @@ std::string as_text(const std::vector<std::byte>& bytes) {
 Result<std::shared_ptr<Arena>> create_arena(const Bootstrap& bootstrap,
                                             const Host::Settings& settings) {
   if (!settings.refusal.empty()) return Status::error(settings.refusal);
-  return Arena::create({.capacity = settings.capacity,
+  const std::size_t share = kAddresses / static_cast<std::size_t>(bootstrap.size());
+  return Arena::create({.capacity = settings.capacity == 0 ? share : settings.capacity,
                         .reserved = reserved_bytes(bootstrap.size()),
                         .skew = static_cast<std::size_t>(bootstrap.rank()) * Heap::kPage});
 }

@@ -20,6 +20,7 @@
 #include <span>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/doorbell.h"
@@ -35,6 +36,8 @@ namespace {
 
 /// What becomes of the next calls of fallocate, by their errno; all others are the system's.
 std::deque<int> fallocate_errors;
+/// Of memory that the machine has; 0: as the system says.
+long machine_pages = 0;
 
 }  // namespace
 
@@ -45,6 +48,11 @@ extern "C" int __wrap_fallocate(int file, int mode, off_t offset, off_t bytes) {
   if (error == 0) return __real_fallocate(file, mode, offset, bytes);
   errno = error;
   return -1;
+}
+
+extern "C" long __real_sysconf(int name);
+extern "C" long __wrap_sysconf(int name) {
+  return name == _SC_PHYS_PAGES && machine_pages > 0 ? machine_pages : __real_sysconf(name);
 }
 
 namespace kolo::core::shm {
@@ -297,6 +305,24 @@ TEST_P(HostTest, OneRefusesForAll) {
     ASSERT_FALSE(joined.ok());
     EXPECT_EQ(joined.status().message(), "rank 6: not me");
   });
+}
+
+// More memory, times ranks, than a process has addresses.
+TEST(ManyRanksTest, MapAllArenasOfAMachineWithMuchMemory) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer has few addresses";
+#endif
+  constexpr int kSize = 5;
+  machine_pages = static_cast<long>((std::size_t{30} << 40) / kPage);
+  Meeting meeting(kSize);
+  std::vector<std::shared_ptr<Host>> hosts(kSize);
+  run_ranks(kSize, [&](int rank) {
+    ThreadBootstrap bootstrap(meeting, rank);
+    auto joined = Host::join(bootstrap, {.global_rank = rank});
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    hosts[static_cast<std::size_t>(rank)] = std::move(joined).value();
+  });
+  machine_pages = 0;
 }
 
 /// Between processes of which one, as in a container with a network of its own, cannot send to the
