@@ -18,6 +18,7 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -486,6 +487,20 @@ TEST_P(MessengerTest, HearsOfAnEndAfterWhatCameBefore) {
   EXPECT_FALSE(to.receive());
   EXPECT_TRUE(to.broken_off(0));
   EXPECT_TRUE(to.any_broken_off());
+}
+
+// It is as if it had not been sent.
+TEST_P(MessengerTest, AMessageTooLargeForMemoryLeavesNothingBehind) {
+  Messenger from(hosts_[0], Section::Data);
+  Messenger to(hosts_[1], Section::Data);
+  const std::vector<std::byte> head(1);
+  const std::span body(head.data(), std::numeric_limits<std::ptrdiff_t>::max());
+  EXPECT_THROW(from.send(1, head, body), std::length_error);
+  EXPECT_FALSE(from.sending());
+  from.send(1, std::vector<std::byte>(7));
+  const auto got = to.receive();
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->bytes.size(), 7U);
 }
 
 // As many as notices can count, and a few more.
