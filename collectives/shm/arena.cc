@@ -34,8 +34,8 @@ void remove_pages(const Descriptor& file, std::size_t offset, std::size_t bytes)
               static_cast<off_t>(bytes));
 }
 
-/// So that a lack of memory is an error here, not a SIGBUS later. Piece by piece: a signal may end a
-/// call, with nothing done, and signals that come again and again would never let a long one end.
+/// So that a lack of memory is an error here, not a SIGBUS later. Piece by piece: a signal may end
+/// a call with nothing done, and signals that keep coming would never let a long one end.
 Status add_pages(const Descriptor& file, std::size_t offset, std::size_t bytes) {
   constexpr std::size_t kPiece = std::size_t{1} << 20;
   std::size_t done = 0;
