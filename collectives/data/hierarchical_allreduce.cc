@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <utility>
 #include <vector>
 
@@ -24,10 +25,32 @@ std::vector<std::vector<int>> slices(const HostLayout& layout) {
   }
 }
 
+/// Of the results of the steps within hosts and between them.
+struct Scales {
+  double near = 1.0;
+  double far = 1.0;
+};
+
+/// What a host stores in between must not overflow where the result does not. So it divides its part
+/// of a mean by the members of the largest host, and applies what makes a sum smaller itself.
+Scales scales(const HostLayout& layout, const Collective& collective) {
+  if (collective.op == ReduceOp::Average) {
+    const std::size_t largest = std::ranges::max(layout.hosts, {}, &std::vector<int>::size).size();
+    return {.near = static_cast<double>(layout.own().size()) / static_cast<double>(largest),
+            .far = collective.postscale * (static_cast<double>(largest * layout.hosts.size()) /
+                                           static_cast<double>(layout.host_of.size()))};
+  }
+  const bool shrinks = collective.op == ReduceOp::Sum && std::abs(collective.postscale) < 1;
+  if (shrinks) return {.near = collective.postscale};
+  return {.far = collective.postscale};
+}
+
 class AllreduceSteps final : public HierarchicalSteps {
  public:
   AllreduceSteps(const HierarchicalSetup& setup, const Collective& collective)
-      : HierarchicalSteps(setup, collective), slices_(slices(setup.layout)) {}
+      : HierarchicalSteps(setup, collective),
+        slices_(slices(setup.layout)),
+        scales_(scales(setup.layout, collective)) {}
 
   std::size_t near_turns() const override { return is_alone_on_host() ? 1 : 2; }
 
@@ -59,17 +82,12 @@ class AllreduceSteps final : public HierarchicalSteps {
     return {chunk.begin + border(index) * element_bytes(), border(index + 1) - border(index)};
   }
 
-  /// A mean is that of the host, weighted by the host's share.
   Step reduce_near(Elements elements, std::int64_t chunk) const {
     Step step = near_step(CollectiveKind::Allreduce, elements, chunk, 0);
     step.collective.op = collective().op;
     step.collective.prescale = collective().prescale;
+    step.collective.postscale = scales_.near;
     step.collective.input = input_of(elements);
-    if (collective().op == ReduceOp::Average) {
-      const HostLayout& layout = setup().layout;
-      step.collective.postscale = static_cast<double>(layout.own().size() * layout.hosts.size()) /
-                                  static_cast<double>(layout.host_of.size());
-    }
     return step;
   }
 
@@ -77,7 +95,7 @@ class AllreduceSteps final : public HierarchicalSteps {
     const std::size_t own = own_slice();
     Step step = far_step(CollectiveKind::Allreduce, elements, chunk, slices_[own], own);
     step.collective.op = collective().op;
-    step.collective.postscale = collective().postscale;
+    step.collective.postscale = scales_.far;
     return step;
   }
 
@@ -92,6 +110,7 @@ class AllreduceSteps final : public HierarchicalSteps {
   }
 
   const std::vector<std::vector<int>> slices_;
+  const Scales scales_;
 };
 
 }  // namespace

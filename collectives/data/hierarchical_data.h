@@ -26,10 +26,10 @@
 ///
 /// A sum is thus taken in rank order within each host, and then in the order of the hosts' lowest
 /// ranks, whatever the number of bytes: like the flat planes' results, these do not depend on how
-/// tensors are fused. Float16 and BFloat16 are rounded twice. An average is the mean of the hosts'
-/// means, each weighted by its share of the members, so that nothing overflows on the way. That of
-/// integers, which has to be divided once, is left to the far plane alone, as are sets with one
-/// member a host.
+/// tensors are fused. Float16 and BFloat16 are rounded twice. A host's part of an average is
+/// its sum divided by the members of the largest host, and where a postscale makes a sum smaller,
+/// hosts apply it, so that nothing overflows on the way. An average of integers, which has to be
+/// divided once, is left to the far plane alone, as are sets with one member a host.
 ///
 /// On the memory of GPUs the near plane is NCCL's, which goes by order, and the far one goes through
 /// the host's memory (staged_data.h). There the near steps of a channel begin in one order on all

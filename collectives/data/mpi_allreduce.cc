@@ -83,8 +83,7 @@ std::vector<Chunks> slices_of(const MpiSetup& setup, const Collective& c) {
   std::vector<Chunks> slices;
   for (std::int64_t member = 0; member < members; ++member) {
     slices.push_back({static_cast<std::byte*>(c.output) + border(member),
-                      border(member + 1) - border(member),
-                      slice_chunk(setup, static_cast<int>(members))});
+                      border(member + 1) - border(member), setup.chunk_bytes});
   }
   return slices;
 }

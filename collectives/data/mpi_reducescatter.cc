@@ -8,11 +8,10 @@ namespace {
 
 /// What each member gets of the reduced vector.
 std::vector<Chunks> slices_by_counts(const MpiSetup& setup, const Collective& c) {
-  const std::int64_t chunk_bytes = slice_chunk(setup, static_cast<int>(c.ranks.size()));
   std::vector<Chunks> slices;
   std::int64_t begin = 0;
   for (const std::int64_t count : c.counts) {
-    slices.push_back(input_chunks(c, begin, count, chunk_bytes));
+    slices.push_back(input_chunks(c, begin, count, setup.chunk_bytes));
     begin += count;
   }
   return slices;

@@ -5,21 +5,6 @@
 #include "data/reduce.h"
 
 namespace kolo::core {
-namespace {
-
-// Limit of the memory into which an operation receives parts ahead of their reduction. With many
-// members chunks become smaller for it, though not smaller than a network likes them.
-constexpr std::int64_t kScratchBytes = std::int64_t{16} << 20;
-constexpr std::int64_t kSmallestChunk = std::int64_t{64} << 10;
-// A multiple of every element's size.
-constexpr std::int64_t kChunkUnit = 64;
-
-}  // namespace
-
-std::int64_t slice_chunk(const MpiSetup& setup, int members) {
-  const std::int64_t share = kScratchBytes / (kWindow * members);
-  return std::min(setup.chunk_bytes, std::max(kSmallestChunk, share - share % kChunkUnit));
-}
 
 SlicedReduction::SlicedReduction(const MpiSetup& setup, const Collective& collective,
                                  std::vector<Chunks> slices, std::byte* result)

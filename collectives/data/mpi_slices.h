@@ -10,13 +10,10 @@
 
 namespace kolo::core {
 
-/// Chunks of slices are no larger than the setup's, nor than what bounds the memory for parts that
-/// are received ahead of their reduction.
-std::int64_t slice_chunk(const MpiSetup& setup, int members);
-
 /// Each member owns a slice of the vector. It receives the others' parts of it chunk by chunk, and
 /// reduces a chunk when all its parts are there. So every chunk is reduced in one go, in member
-/// order, by one member; and while one is being reduced, others are under way.
+/// order, by one member; and while one is being reduced, others are under way. Memory
+/// for parts that are received ahead is at most kWindow chunks for each other member.
 class SlicedReduction : public MpiOperation {
  protected:
   /// `slices`: what each member owns, in this one's vector. `result`: where the own one is to be

@@ -38,24 +38,15 @@ Reach SelectingDataPlane::reach_of(const std::vector<int>& ranks) const {
 
 StartedOperation SelectingDataPlane::start(const Collective& collective) {
   const Reach reach = reach_of(collective.ranks);
-  // The bytes of an all-to-all are each member's own.
-  const bool alike = collective.kind != CollectiveKind::Alltoall;
-  const auto bytes =
-      alike ? collective.count * static_cast<std::int64_t>(size_of(collective.dtype)) : 0;
-  const Route* best = nullptr;
-  for (const Route& route : routes_) {
-    if (route.kind != collective.kind || route.device != collective.device ||
-        route.reach != reach || route.from_bytes > bytes) {
-      continue;
-    }
-    if (best == nullptr || route.from_bytes > best->from_bytes) best = &route;
-  }
-  if (best == nullptr) {
-    return Status::error(fmt::format("no data plane carries {} of {} bytes on {} {}",
-                                     core::to_string(collective.kind), bytes,
+  const auto route = std::ranges::find_if(routes_, [&](const Route& row) {
+    return row.kind == collective.kind && row.device == collective.device && row.reach == reach;
+  });
+  if (route == routes_.end()) {
+    return Status::error(fmt::format("no data plane carries {} on {} {}",
+                                     core::to_string(collective.kind),
                                      core::to_string(collective.device), to_string(reach)));
   }
-  return planes_[best->plane].plane->start(collective);
+  return planes_[route->plane].plane->start(collective);
 }
 
 void SelectingDataPlane::end_channel(ChannelId channel) {
@@ -90,8 +81,9 @@ void SelectingDataPlane::drain() {
 std::string SelectingDataPlane::describe() const {
   std::string text;
   for (const Route& route : routes_) {
-    text += fmt::format("{} on {} {} from {} bytes: {}\n", core::to_string(route.kind),
-                        core::to_string(route.device), to_string(route.reach), route.from_bytes, planes_[route.plane].name);
+    text += fmt::format("{} on {} {}: {}\n", core::to_string(route.kind),
+                        core::to_string(route.device), to_string(route.reach),
+                        planes_[route.plane].name);
   }
   return text;
 }

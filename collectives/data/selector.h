@@ -14,13 +14,11 @@ namespace kolo::core {
 /// How far the members of an operation are from each other.
 enum class Reach : std::uint8_t { Host, Cluster };
 
-/// A row of the table: operations of this kind, device and reach, from so many bytes on.
-/// (All-to-alls: from 0 on.)
+/// A row of the table: operations of this kind, device and reach.
 struct Route {
   CollectiveKind kind = CollectiveKind::Allreduce;
   DeviceType device = DeviceType::Cpu;
   Reach reach = Reach::Cluster;
-  std::int64_t from_bytes = 0;
   /// Index of the plane.
   std::size_t plane = 0;
 };
@@ -34,9 +32,8 @@ class SelectingDataPlane final : public DataPlane {
     std::shared_ptr<DataPlane> plane;
   };
 
-  /// Of the routes that fit, the one with the most `from_bytes` is taken. A device's memory comes from
-  /// the plane of the first route for it. `host_ranks`: all ranks on this host; `rings`: whether all
-  /// planes for the host's memory that are in use ring.
+  /// A device's memory comes from the plane of the first route for it. `host_ranks`: all ranks on
+  /// this host; `rings`: whether all planes for the host's memory that are in use ring.
   SelectingDataPlane(std::vector<Choice> planes, std::vector<Route> routes,
                      std::vector<int> host_ranks, bool rings);
 

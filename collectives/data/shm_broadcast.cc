@@ -1,4 +1,5 @@
 #include <optional>
+#include <vector>
 
 #include "data/shm_spread.h"
 
@@ -16,6 +17,13 @@ class ShmBroadcast final : public ShmSpread {
       taker_.emplace(*this, collective.root_member, static_cast<std::byte*>(collective.output),
                      bytes, whole_stage().chunk);
     }
+  }
+
+  /// Takers do not tell that they are there.
+  std::vector<int> missing() const override {
+    std::vector<int> missing = ShmOperation::missing();
+    std::erase_if(missing, [this](int member) { return member != collective().root_member; });
+    return missing;
   }
 
  private:

@@ -4,8 +4,9 @@
 ///
 /// Members tell each other in signals (shm_exchange.h) where their memory is and how far they are,
 /// and read and write it in place where it lies in an arena, or else through stages. The arithmetic
-/// is data/reduce.h. Each kind of operation has its own file. Tables of states: shm_allreduce.cc,
-/// shm_reducescatter.cc, and shm_spread.h for those that only copy.
+/// is data/reduce.h. Each kind of operation has its own file. Tables of states:
+/// shm_flat_allreduce.cc, shm_allreduce.cc, shm_reducescatter.cc, and shm_spread.h for those that
+/// only copy.
 
 #include <cstdint>
 #include <memory>

@@ -23,8 +23,8 @@ struct ShmMember {
   bool arrived = false;
   bool declined = false;
   std::uint64_t bytes = 0;
-  /// The bytes themselves, when they are few, behind their signal; else, if they are in its arena,
-  /// their place there.
+  /// The bytes themselves, when they are few, behind their signal; later a result that it tells in
+  /// the same way. Else, if they are in its arena, their place there.
   std::vector<std::byte> message;
   bool direct = false;
   std::uint64_t place = 0;

@@ -29,6 +29,30 @@ std::size_t largest_capacity() {
   return bytes / Heap::kPage * Heap::kPage;
 }
 
+void remove_pages(const Descriptor& file, std::size_t offset, std::size_t bytes) {
+  ::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+              static_cast<off_t>(bytes));
+}
+
+/// So that a lack of memory is an error here, not a SIGBUS later. Piece by piece: a signal may end
+/// a call with nothing done, and signals that keep coming would never let a long one end.
+Status add_pages(const Descriptor& file, std::size_t offset, std::size_t bytes) {
+  constexpr std::size_t kPiece = std::size_t{1} << 20;
+  std::size_t done = 0;
+  while (done < bytes) {
+    const std::size_t piece = std::min(bytes - done, kPiece);
+    if (::fallocate(file.get(), 0, static_cast<off_t>(offset + done), static_cast<off_t>(piece)) ==
+        0) {
+      done += piece;
+    } else if (errno != EINTR) {
+      Status status = failure(fmt::format("allocating {} bytes of shared memory", bytes), errno);
+      if (done > 0) remove_pages(file, offset, done);
+      return status;
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<Mapping> Mapping::map(const Descriptor& file, std::size_t bytes) {
@@ -62,7 +86,6 @@ Mapping::~Mapping() {
 Result<std::shared_ptr<Arena>> Arena::create(const Layout& layout) {
   Layout fitted = layout;
   fitted.capacity = std::min(Heap::round_up(layout.capacity), largest_capacity());
-  if (layout.capacity == 0) fitted.capacity = largest_capacity();
   if (fitted.capacity <= layout.reserved + layout.skew) {
     return Status::error(fmt::format("{} bytes are needed, but only {} allowed (see ulimit -f)",
                                      layout.reserved + layout.skew, fitted.capacity));
@@ -72,10 +95,7 @@ Result<std::shared_ptr<Arena>> Arena::create(const Layout& layout) {
   if (::ftruncate(file.get(), static_cast<off_t>(fitted.capacity)) != 0) {
     return failure(fmt::format("growing a memfd to {} bytes", fitted.capacity), errno);
   }
-  // So that a lack of memory is an error here, not a SIGBUS later.
-  if (::fallocate(file.get(), 0, 0, static_cast<off_t>(layout.reserved)) != 0) {
-    return failure(fmt::format("allocating {} bytes of shared memory", layout.reserved), errno);
-  }
+  if (Status status = add_pages(file, 0, layout.reserved); !status.ok()) return status;
   Result<Mapping> mapping = Mapping::map(file, fitted.capacity);
   if (!mapping.ok()) return mapping.status();
   return std::shared_ptr<Arena>(new Arena(std::move(file), std::move(mapping).value(), fitted));
@@ -91,7 +111,7 @@ std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   const std::optional<std::size_t> offset = heap_.take(bytes);
   if (!offset) return nullptr;
-  if (::fallocate(file_.get(), 0, static_cast<off_t>(*offset), static_cast<off_t>(size)) != 0) {
+  if (!add_pages(file_, *offset, size).ok()) {
     heap_.give_back(*offset, bytes);
     return nullptr;
   }
@@ -104,9 +124,7 @@ std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
 void Arena::give_back(std::size_t offset, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
   if (retired_) return;
-  const std::size_t size = Heap::round_up(std::max(bytes, std::size_t{1}));
-  ::fallocate(file_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-              static_cast<off_t>(size));
+  remove_pages(file_, offset, Heap::round_up(std::max(bytes, std::size_t{1})));
   heap_.give_back(offset, bytes);
 }
 

@@ -39,7 +39,7 @@ class Mapping {
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
   struct Layout {
-    /// 0: as much as the machine has memory.
+    /// At most; it is no more than the machine has memory.
     std::size_t capacity = 0;
     std::size_t reserved = 0;
     /// Where the heap begins beyond that. Blocks of two arenas whose addresses differ by a multiple

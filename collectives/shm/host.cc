@@ -17,9 +17,16 @@ namespace {
 // Descriptors have been sent when they are waited for. Not so what another process sends.
 constexpr std::chrono::seconds kPatience{10};
 
+// Descriptors that all ranks together have sent before they are received. Linux lets a user have no
+// more under way than one process may have open (ulimit -n), which is often 1024.
+constexpr int kUnderWay = 128;
+
 // An arena begins with the doorbell, on a page of its own; then come the notices of each section,
 // and then the rings.
 constexpr std::size_t kDoorbellBytes = Heap::kPage;
+
+// Of the 128 TiB that a process can map, for all arenas together.
+constexpr std::size_t kAddresses = std::size_t{64} << 40;
 
 std::size_t bytes_before_rings(std::size_t ranks) {
   return kDoorbellBytes + Heap::round_up(kSections * ranks * sizeof(Notice));
@@ -41,7 +48,8 @@ std::string as_text(const std::vector<std::byte>& bytes) {
 Result<std::shared_ptr<Arena>> create_arena(const Bootstrap& bootstrap,
                                             const Host::Settings& settings) {
   if (!settings.refusal.empty()) return Status::error(settings.refusal);
-  return Arena::create({.capacity = settings.capacity,
+  const std::size_t share = kAddresses / static_cast<std::size_t>(bootstrap.size());
+  return Arena::create({.capacity = settings.capacity == 0 ? share : settings.capacity,
                         .reserved = reserved_bytes(bootstrap.size()),
                         .skew = static_cast<std::size_t>(bootstrap.rank()) * Heap::kPage});
 }
@@ -85,11 +93,17 @@ Result<Mappings> share_in_process(Bootstrap& bootstrap, const std::vector<int>& 
   return mappings;
 }
 
-Status send_to_all(const std::vector<std::vector<std::byte>>& mailboxes, int self,
-                   const Descriptor& file) {
-  for (int peer = 0; peer < std::ssize(mailboxes); ++peer) {
-    if (peer == self) continue;
-    Status status = send_descriptor(as_text(mailboxes[static_cast<std::size_t>(peer)]), self, file);
+/// Places behind a rank, in a circle: those that it sends to at once.
+struct Batch {
+  int begin;
+  int end;
+};
+
+Status send(const std::vector<std::vector<std::byte>>& mailboxes, int self, Batch batch,
+            const Descriptor& file) {
+  for (int place = batch.begin; place < batch.end; ++place) {
+    const auto peer = static_cast<std::size_t>(self + place) % mailboxes.size();
+    Status status = send_descriptor(as_text(mailboxes[peer]), self, file);
     if (!status.ok()) return status;
   }
   return {};
@@ -103,12 +117,9 @@ Result<std::shared_ptr<const Mapping>> map_arena(const Descriptor& file) {
   return std::make_shared<const Mapping>(std::move(mapping).value());
 }
 
-Result<Mappings> receive_from_all(const Bootstrap& bootstrap, const Arena& own,
-                                  const Mailbox& mailbox) {
-  Mappings mappings(static_cast<std::size_t>(bootstrap.size()));
-  mappings[static_cast<std::size_t>(bootstrap.rank())] = own.mapping();
+Status receive(const Mailbox& mailbox, Batch batch, Mappings& mappings) {
   const Deadline deadline = std::chrono::steady_clock::now() + kPatience;
-  while (std::ranges::find(mappings, nullptr) != mappings.end()) {
+  for (int place = batch.begin; place < batch.end; ++place) {
     const Result<Mailbox::Delivery> delivery = mailbox.receive(deadline);
     if (!delivery.ok()) return delivery.status();
     const int sender = delivery.value().sender;
@@ -120,19 +131,26 @@ Result<Mappings> receive_from_all(const Bootstrap& bootstrap, const Arena& own,
     if (!mapped.ok()) return mapped.status();
     mappings[static_cast<std::size_t>(sender)] = std::move(mapped).value();
   }
-  return mappings;
+  return {};
 }
 
-/// Processes send each other their arenas' descriptors. Nobody waits for one that was not sent.
+/// Processes send each other their arenas' descriptors. Nobody waits for one that was not sent, nor
+/// sends one while any of the batch before is under way.
 Result<Mappings> share_between_processes(Bootstrap& bootstrap, const std::vector<int>& ranks,
                                          const Arena& own, const Mailbox& mailbox) {
   const auto mailboxes = bootstrap.all_gather(as_bytes(mailbox.name()));
   if (!mailboxes.ok()) return mailboxes.status();
-  const Status sent = send_to_all(mailboxes.value(), bootstrap.rank(), own.file());
-  if (Status status = agree(bootstrap, ranks, sent); !status.ok()) return status;
-  Result<Mappings> mappings = receive_from_all(bootstrap, own, mailbox);
-  const Status received = mappings.ok() ? Status() : mappings.status();
-  if (Status status = agree(bootstrap, ranks, received); !status.ok()) return status;
+  const int size = bootstrap.size();
+  Mappings mappings(static_cast<std::size_t>(size));
+  mappings[static_cast<std::size_t>(bootstrap.rank())] = own.mapping();
+  const int places = std::max(1, kUnderWay / size);
+  for (int begin = 1; begin < size; begin += places) {
+    const Batch batch = {begin, std::min(begin + places, size)};
+    const Status sent = send(mailboxes.value(), bootstrap.rank(), batch, own.file());
+    if (Status status = agree(bootstrap, ranks, sent); !status.ok()) return status;
+    const Status received = receive(mailbox, batch, mappings);
+    if (Status status = agree(bootstrap, ranks, received); !status.ok()) return status;
+  }
   return mappings;
 }
 

@@ -43,9 +43,11 @@ bool Messenger::write(int local_rank, std::span<const std::byte> head,
     leave_notice(outgoing);
     return true;
   }
-  if (outgoing.rest.empty()) ++crowded_rings_;
-  std::vector<std::byte>& message = outgoing.rest.emplace_back(head.begin(), head.end());
+  // Where memory is lacking, nothing was sent.
+  std::vector<std::byte> message(head.begin(), head.end());
   message.insert(message.end(), body.begin(), body.end());
+  outgoing.rest.push_back(std::move(message));
+  if (outgoing.rest.size() == 1) ++crowded_rings_;
   flush(local_rank);
   return false;
 }

@@ -39,7 +39,8 @@ class Messenger {
 
   struct Message {
     int local_rank = 0;
-    /// Valid until the next call, and to be swapped for other memory by who wants to keep it.
+    /// Valid until the next call; to be moved out, or swapped for other memory, by who wants to
+    /// keep it.
     std::vector<std::byte>& bytes;
   };
   /// The next message that has arrived whole; also moves what is under way.

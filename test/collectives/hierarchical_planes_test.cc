@@ -229,24 +229,40 @@ TEST_P(GivingUpInTurnsTest, NobodyWaitsOn) {
   }
 }
 
-// The mean of large values does not overflow, as their sum would.
-TEST(HierarchicalPlanes, AveragesLargeHalves) {
+/// Of halves that are `value` on each of three ranks, two of them on one host.
+void expect_of_large_halves(ReduceOp op, double postscale, std::uint16_t value,
+                            std::uint16_t expected) {
   Hosts hosts({0, 0, 2}, Near::Inproc, {});
   run_ranks(3, [&](int rank) {
     Doorbell doorbell;
     const auto plane = hosts.hierarchical(rank, hosts.near(rank, doorbell), doorbell);
-    std::uint16_t value = 0x7800;  // 2^15
+    std::uint16_t half = value;
     Collective c;
     c.dtype = DataType::Float16;
-    c.op = ReduceOp::Average;
+    c.op = op;
+    c.postscale = postscale;
     c.ranks = {0, 1, 2};
     c.member = rank;
-    c.output = &value;
+    c.output = &half;
     c.count = 1;
     const auto operation = plane->start(c).value();
     while (operation->progress().value() != Operation::Progress::Done) doorbell.wait();
-    EXPECT_EQ(value, 0x7800);
+    EXPECT_EQ(half, expected);
   });
+}
+
+constexpr std::uint16_t kHalf15000 = 0x7353;
+constexpr std::uint16_t kHalf45000 = 0x797e;
+constexpr std::uint16_t kHalf50000 = 0x7a1a;
+
+// Nor does what hosts tell each other overflow: two values' sum, or 4/3 of one.
+TEST(HierarchicalPlanes, AveragesLargeHalves) {
+  expect_of_large_halves(ReduceOp::Average, 1.0, kHalf50000, kHalf50000);
+}
+
+TEST(HierarchicalPlanes, AddsLargeHalvesUpToLess) {
+  expect_of_large_halves(ReduceOp::Sum, 0.1, kHalf50000, kHalf15000);
+  expect_of_large_halves(ReduceOp::Sum, -0.3, kHalf50000, kHalf45000 | 0x8000);
 }
 
 TEST(HierarchicalPlanes, NamesAllMembersOfASilentHost) {

@@ -129,6 +129,8 @@ std::vector<Collective> allreduces(DataType dtype, std::int64_t count) {
     c.prescale = 0.3;
     c.postscale = 1.7;
     all.push_back(c);
+    c.postscale = 0.7;
+    all.push_back(c);
   }
   return all;
 }

@@ -202,16 +202,23 @@ Bytes reduce_by_host(const Reduction& reduction, std::span<const Bytes> inputs,
       (mean && !is_floating(reduction.dtype))) {
     return reduce(reduction, inputs);
   }
+  std::size_t largest = 0;
+  for (const auto& [host, own] : hosts) largest = std::max(largest, own.size());
+  const bool shrinks = reduction.op == ReduceOp::Sum && std::abs(reduction.postscale) < 1;
   std::vector<Bytes> results;
   for (const auto& [host, own] : hosts) {
     Reduction within = reduction;
-    within.postscale =
-        mean ? static_cast<double>(own.size() * hosts.size()) / static_cast<double>(inputs.size())
-             : 1.0;
+    within.postscale = shrinks ? reduction.postscale : 1.0;
+    if (mean) within.postscale = static_cast<double>(own.size()) / static_cast<double>(largest);
     results.push_back(reduce(within, own));
   }
   Reduction between = reduction;
   between.prescale = 1.0;
+  if (shrinks) between.postscale = 1.0;
+  if (mean) {
+    between.postscale *=
+        static_cast<double>(largest * hosts.size()) / static_cast<double>(inputs.size());
+  }
   return reduce(between, results);
 }
 

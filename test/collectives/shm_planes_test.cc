@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -154,38 +155,72 @@ TEST_P(ShmGivingUpTest, NobodyWaitsOn) {
   try_all_moments();
 }
 
+/// One operation of all players, begun by one after the other.
+class Play {
+ public:
+  explicit Play(const Collective& collective) : collective_(collective) {}
+
+  void start(int rank) {
+    std::vector<std::uint8_t>& own = memory_[static_cast<std::size_t>(rank)];
+    own.assign(static_cast<std::size_t>(collective_.count), static_cast<std::uint8_t>(rank + 1));
+    collective_.member = rank;
+    collective_.output = own.data();
+    operations_[static_cast<std::size_t>(rank)] =
+        planes_[static_cast<std::size_t>(rank)]->start(collective_).value();
+  }
+
+  /// Of one that has done what it can.
+  std::vector<int> missing(int rank) {
+    Operation& operation = *operations_[static_cast<std::size_t>(rank)];
+    while (operation.progress().value() == Operation::Progress::Moved) continue;
+    EXPECT_EQ(operation.progress().value(), Operation::Progress::Waiting);
+    return operation.missing();
+  }
+
+  void finish(std::uint8_t expected) {
+    const auto is_over = [](const auto& operation) { return operation == nullptr; };
+    while (!std::ranges::all_of(operations_, is_over)) {
+      for (auto& operation : operations_) {
+        if (is_over(operation)) continue;
+        if (operation->progress().value() == Operation::Progress::Done) operation.reset();
+      }
+    }
+    for (const auto& own : memory_) {
+      EXPECT_EQ(own, std::vector<std::uint8_t>(own.size(), expected));
+    }
+  }
+
+ private:
+  const std::vector<std::shared_ptr<DataPlane>> planes_ = connect_players(kSmall.options);
+  Collective collective_;
+  std::array<std::vector<std::uint8_t>, kPlayers> memory_;
+  std::array<std::unique_ptr<Operation>, kPlayers> operations_;
+};
+
 // Small all-reduces of many members go by way of the first one.
 TEST(ShmGatheringTest, WhoIsMissingIsKnown) {
-  const std::vector<std::shared_ptr<DataPlane>> planes = connect_players(kSmall.options);
-  Collective collective = bytes_of_all_players(CollectiveKind::Allreduce, 4);
-  std::array<std::array<std::uint8_t, 4>, kPlayers> memory{};
-  std::array<std::unique_ptr<Operation>, kPlayers> operations;
-  const auto start = [&](int rank) {
-    const auto index = static_cast<std::size_t>(rank);
-    memory[index].fill(static_cast<std::uint8_t>(rank + 1));
-    collective.member = rank;
-    collective.output = memory[index].data();
-    operations[index] = planes[index]->start(collective).value();
-  };
-  const auto progress = [&](int rank) {
-    return operations[static_cast<std::size_t>(rank)]->progress().value();
-  };
-  const auto missing = [&](int rank) {
-    EXPECT_EQ(progress(rank), Operation::Progress::Waiting);
-    return operations[static_cast<std::size_t>(rank)]->missing();
-  };
+  Play play(bytes_of_all_players(CollectiveKind::Allreduce, 4));
+  play.start(2);
+  EXPECT_EQ(play.missing(2), std::vector<int>{0});
+  play.start(0);
+  EXPECT_EQ(play.missing(0), std::vector<int>{1});
+  EXPECT_EQ(play.missing(2), std::vector<int>());
+  play.start(1);
+  EXPECT_EQ(play.missing(1), std::vector<int>());
+  play.finish(1 + 2 + 3);
+}
 
-  start(2);
-  EXPECT_EQ(missing(2), std::vector<int>{0});
-  start(0);
-  EXPECT_EQ(missing(0), std::vector<int>{1});
-  EXPECT_EQ(missing(2), std::vector<int>());
-  start(1);
-  EXPECT_EQ(missing(1), std::vector<int>());
-  for (int rank = 0; rank < kPlayers; ++rank) {
-    EXPECT_EQ(progress(rank), Operation::Progress::Done);
-    EXPECT_EQ(memory[static_cast<std::size_t>(rank)], (std::array<std::uint8_t, 4>{6, 6, 6, 6}));
-  }
+// In a broadcast bytes go from the root alone, in more steps than it may be ahead.
+TEST(ShmBroadcastTest, OnlyTheRootIsEverMissing) {
+  Play play(bytes_of_all_players(CollectiveKind::Broadcast, 20'000));
+  play.start(2);
+  EXPECT_EQ(play.missing(2), std::vector<int>{1});
+  play.start(1);
+  EXPECT_EQ(play.missing(1), std::vector<int>());
+  EXPECT_EQ(play.missing(2), std::vector<int>());
+  play.start(0);
+  EXPECT_EQ(play.missing(0), std::vector<int>());
+  play.finish(2);
 }
 
 class ShmControlTest : public ::testing::TestWithParam<int> {};

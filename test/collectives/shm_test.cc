@@ -1,20 +1,27 @@
 // The parts of shared memory one by one.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <memory>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/doorbell.h"
@@ -25,6 +32,29 @@
 #include "shm/messenger.h"
 #include "support/thread_bootstrap.h"
 #include "support/threads.h"
+
+namespace {
+
+/// What becomes of the next calls of fallocate, by their errno; all others are the system's.
+std::deque<int> fallocate_errors;
+/// Of memory that the machine has; 0: as the system says.
+long machine_pages = 0;
+
+}  // namespace
+
+extern "C" int __real_fallocate(int file, int mode, off_t offset, off_t bytes);
+extern "C" int __wrap_fallocate(int file, int mode, off_t offset, off_t bytes) {
+  const int error = fallocate_errors.empty() ? 0 : fallocate_errors.front();
+  if (!fallocate_errors.empty()) fallocate_errors.pop_front();
+  if (error == 0) return __real_fallocate(file, mode, offset, bytes);
+  errno = error;
+  return -1;
+}
+
+extern "C" long __real_sysconf(int name);
+extern "C" long __wrap_sysconf(int name) {
+  return name == _SC_PHYS_PAGES && machine_pages > 0 ? machine_pages : __real_sysconf(name);
+}
 
 namespace kolo::core::shm {
 namespace {
@@ -124,6 +154,31 @@ TEST(Arena, HasPagesForWhatIsInUse) {
   EXPECT_EQ(pages_of(*arena), 2);
   memory = arena->allocate(1);
   EXPECT_EQ(*memory, std::byte{0});
+}
+
+// As calls do that a signal interrupts; each has to end with the pages there.
+TEST(Arena, SignalsDoNotMatter) {
+  fallocate_errors = {EINTR, EINTR};
+  const auto arena = Arena::create({.capacity = 8 * kMiB, .reserved = 2 * kPage}).value();
+  EXPECT_EQ(pages_of(*arena), 2);
+  fallocate_errors = {EINTR, 0, EINTR, EINTR, 0};
+  const auto memory = arena->allocate(3 * kMiB + 1);
+  ASSERT_NE(memory, nullptr);
+  EXPECT_EQ(fallocate_errors.size(), 0U);
+  EXPECT_EQ(pages_of(*arena), static_cast<long>(3 * kMiB / kPage) + 3);
+}
+
+TEST(Arena, MemoryThatIsNotWholeIsGivenBack) {
+  const auto arena = Arena::create({.capacity = 8 * kMiB, .reserved = kPage}).value();
+  fallocate_errors = {0, 0, ENOSPC};
+  EXPECT_EQ(arena->allocate(4 * kMiB), nullptr);
+  EXPECT_EQ(pages_of(*arena), 1);
+  EXPECT_NE(arena->allocate(7 * kMiB), nullptr);
+  fallocate_errors = {ENOSPC};
+  const auto refused = Arena::create({.capacity = kMiB, .reserved = kPage});
+  ASSERT_FALSE(refused.ok());
+  EXPECT_EQ(refused.status().message(),
+            "allocating 4096 bytes of shared memory: No space left on device");
 }
 
 TEST(Arena, LivesAsLongAsItsMemory) {
@@ -253,6 +308,24 @@ TEST_P(HostTest, OneRefusesForAll) {
   });
 }
 
+// More memory, times ranks, than a process has addresses.
+TEST(ManyRanksTest, MapAllArenasOfAMachineWithMuchMemory) {
+#ifdef __SANITIZE_THREAD__
+  GTEST_SKIP() << "ThreadSanitizer has few addresses";
+#endif
+  constexpr int kSize = 5;
+  machine_pages = static_cast<long>((std::size_t{30} << 40) / kPage);
+  Meeting meeting(kSize);
+  std::vector<std::shared_ptr<Host>> hosts(kSize);
+  run_ranks(kSize, [&](int rank) {
+    ThreadBootstrap bootstrap(meeting, rank);
+    auto joined = Host::join(bootstrap, {.global_rank = rank});
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    hosts[static_cast<std::size_t>(rank)] = std::move(joined).value();
+  });
+  machine_pages = 0;
+}
+
 /// Between processes of which one, as in a container with a network of its own, cannot send to the
 /// others; nor they to it, if that is `mutual`.
 class TornBootstrap final : public Bootstrap {
@@ -303,6 +376,37 @@ TEST_P(TornHostTest, OneThatIsOutOfReachRefusesForAll) {
     EXPECT_EQ(joined.status().message(), "rank " + std::to_string(5 + first_to_fail) +
                                              ": sending a descriptor: Connection refused");
   });
+}
+
+// Ranks of an ordinary user, who may have no more descriptors under way than one process may have
+// open. Who sent to all at once would have 240. The main thread remains root's: the system call
+// changes the user of its caller alone.
+TEST(ManyRanksTest, JoinWithinTheLimitOfDescriptorsUnderWay) {
+  if (::geteuid() != 0) GTEST_SKIP() << "only root can become somebody else";
+  constexpr int kSize = 16;
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit low{.rlim_cur = 150, .rlim_max = before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &low), 0);
+  Meeting meeting(kSize);
+  run_ranks(kSize, [&](int rank) {
+    EXPECT_EQ(::syscall(SYS_setresuid, 65534, 65534, 65534), 0);
+    ThreadBootstrap bootstrap(meeting, rank, /*same_process=*/false);
+    const auto joined = Host::join(bootstrap, {.global_rank = rank, .capacity = 4 * kMiB});
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    const Host& host = *joined.value();
+    const auto mark = [](int sender, int receiver) {
+      return static_cast<std::uint16_t>(1 + sender * kSize + receiver);
+    };
+    for (int peer = 0; peer < kSize; ++peer) {
+      host.notice_between(Section::Data, rank, peer) = mark(rank, peer);
+    }
+    (void)bootstrap.all_gather({});
+    for (int peer = 0; peer < kSize; ++peer) {
+      EXPECT_EQ(host.notice_between(Section::Data, peer, rank), mark(peer, rank));
+    }
+  });
+  EXPECT_EQ(::setrlimit(RLIMIT_NOFILE, &before), 0);
 }
 
 // ---- messages ----
@@ -383,6 +487,20 @@ TEST_P(MessengerTest, HearsOfAnEndAfterWhatCameBefore) {
   EXPECT_FALSE(to.receive());
   EXPECT_TRUE(to.broken_off(0));
   EXPECT_TRUE(to.any_broken_off());
+}
+
+// It is as if it had not been sent.
+TEST_P(MessengerTest, AMessageTooLargeForMemoryLeavesNothingBehind) {
+  Messenger from(hosts_[0], Section::Data);
+  Messenger to(hosts_[1], Section::Data);
+  const std::vector<std::byte> head(1);
+  const std::span body(head.data(), std::numeric_limits<std::ptrdiff_t>::max());
+  EXPECT_THROW(from.send(1, head, body), std::length_error);
+  EXPECT_FALSE(from.sending());
+  from.send(1, std::vector<std::byte>(7));
+  const auto got = to.receive();
+  ASSERT_TRUE(got);
+  EXPECT_EQ(got->bytes.size(), 7U);
 }
 
 // As many as notices can count, and a few more.
