@@ -286,6 +286,14 @@ void require(bool good, const char* option, auto value, const char* expected) {
   if (!good) throw UsageError(fmt::format("--{} is {}: expected {}", option, value, expected));
 }
 
+/// Of what is measured; none to compare with, or no numbers of ranks, have a meaning.
+void require_items(const po::variables_map& values) {
+  for (const char* list : {"sizes", "dtypes", "memory", "models", "zero-grad"}) {
+    const bool is_empty = values.count(list) > 0 && values[list].as<std::string>().empty();
+    require(!is_empty, list, "empty", "at least one");
+  }
+}
+
 void check_against(const Options& o) {
   for (const Contender contender : o.against) {
     if (contender == Contender::Kolo) {
@@ -359,8 +367,8 @@ Options parse_options(int argc, const char* const* argv) {
   RawText raw;
   const po::options_description known = all_options(options.subcommand, options, raw);
   const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+  po::variables_map values;
   try {
-    po::variables_map values;
     po::store(po::command_line_parser(words).options(known).positional({}).style(style).run(),
               values);
     po::notify(values);
@@ -371,6 +379,7 @@ Options parse_options(int argc, const char* const* argv) {
   if (options.subcommand == Subcommand::None) {
     throw UsageError("no subcommand is given: it comes before the options");
   }
+  require_items(values);
   return interpret(std::move(options), raw);
 }
 
