@@ -39,11 +39,12 @@ TEST(Hosts, ComposeTheirPlanes) {
   Doorbell doorbell;
   const Planes planes = connect_to_job({}, doorbell).value();
   EXPECT_FALSE(planes.data->rings());
-  for (const char* row : {"allreduce on cpu within a host from 0 bytes: shared memory\n",
-                          "allreduce on cpu between hosts from 0 bytes: shared memory within hosts, MPI",
-                          "allgather on cpu between hosts from 0 bytes: MPI\n",
-                          "reducescatter on cpu between hosts from 0 bytes: MPI\n",
-                          "alltoall on cpu between hosts from 0 bytes: MPI\n"}) {
+  for (const char* row :
+       {"allreduce on cpu within a host from 0 bytes: shared memory\n",
+        "allreduce on cpu between hosts from 0 bytes: shared memory within hosts, MPI",
+        "allgather on cpu between hosts from 0 bytes: MPI\n",
+        "reducescatter on cpu between hosts from 0 bytes: MPI\n",
+        "alltoall on cpu between hosts from 0 bytes: MPI\n"}) {
     EXPECT_NE(planes.description.find(row), std::string::npos) << planes.description;
   }
 }
