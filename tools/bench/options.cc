@@ -81,8 +81,9 @@ negotiate --against mpi is the bare exchange: requests gathered, an answer broad
 and the same with a std::future for each tensor, as who submits gets a handle of Kolo's.
 
 Results are checked against exact sums before anything is timed, by the calls that are timed then
-(idle: of every call; train: against means of the gradients that the ranks find without
-communication). If one is wrong, nothing more is measured.
+(train: against means of the gradients that the ranks find without communication; idle: the result
+of each call that waits for the late rank, when it is there; with nothing submitted there is none).
+If one is wrong, nothing more is measured.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.
 )";
