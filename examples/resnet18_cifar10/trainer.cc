@@ -90,8 +90,8 @@ void Trainer::run() {
   }
 }
 
-/// Before the optimizer is wrapped, because loading gives the parameters new memory. Returns the number
-/// of epochs that are done already.
+/// Before the optimizer is wrapped, because loading gives the parameters new memory. Returns the
+/// number of epochs that are done already.
 int Trainer::start() {
   int epochs_done = 0;
   if (options_.resume) {

@@ -107,7 +107,8 @@ TEST(Check, CallsThatDoNothing) {
 
 TEST(Check, CallsThatLeaveTheSumsOfTheFirst) {
   const std::vector<double> sums = right_sums(3, 0, 100);
-  const auto wrong = checked([&](std::span<double> values) { std::ranges::copy(sums, values.begin()); });
+  const auto wrong =
+      checked([&](std::span<double> values) { std::ranges::copy(sums, values.begin()); });
   ASSERT_TRUE(wrong.has_value());
   EXPECT_THAT(*wrong, HasSubstr("call 2 of 5"));
 }

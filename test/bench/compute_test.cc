@@ -73,8 +73,8 @@ Taken taken(ComputeAs as) {
           .processor = process_cpu_time() - used};
 }
 
-// A machine that is busy makes both take longer, but the processor's part of a sleep does not grow, nor does
-// that of work shrink.
+// A machine that is busy makes both take longer, but the processor's part of a sleep does not grow,
+// nor does that of work shrink.
 
 TEST(Compute, SleepLeavesTheProcessorToOthers) {
   const Taken sleep = taken(ComputeAs::Sleep);

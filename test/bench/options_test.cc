@@ -118,6 +118,18 @@ TEST(BenchOptions, WrongValues) {
   expect_usage_error({"idle", "--window", "-1"}, {"--window is -1"});
 }
 
+TEST(BenchOptions, EmptyLists) {
+  for (const char* option : {"--sizes", "--dtypes", "--memory"}) {
+    expect_usage_error({"allreduce", option, ""}, {option, "is empty: expected at least one"});
+  }
+  for (const char* option : {"--models", "--zero-grad"}) {
+    expect_usage_error({"step", option, ""}, {option, "is empty: expected at least one"});
+  }
+  EXPECT_THAT(parse({"step", "--against", ""}).against, IsEmpty());
+  EXPECT_THAT(parse({"negotiate", "--ranks", ""}).set_sizes, IsEmpty());
+  EXPECT_TRUE(parse({"step", "--models", "", "--help"}).help);
+}
+
 TEST(BenchOptions, OptionsOfOtherSubcommands) {
   expect_usage_error({"step", "--sizes", "4"}, {"sizes"});
   expect_usage_error({"negotiate", "--sizes", "4"}, {"sizes"});

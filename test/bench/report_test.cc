@@ -10,11 +10,12 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 Result result() {
-  return {.labels = {{"bytes", 65536}, {"dtype", "float32"}},
-          .method = "mpi",
-          .quantity = "time",
-          .unit = "us",
-          .value = {.p25 = 1.5, .median = 12.25, .p75 = 1234.75, .p99 = 1500, .max = 4000.5, .n = 17}};
+  return {
+      .labels = {{"bytes", 65536}, {"dtype", "float32"}},
+      .method = "mpi",
+      .quantity = "time",
+      .unit = "us",
+      .value = {.p25 = 1.5, .median = 12.25, .p75 = 1234.75, .p99 = 1500, .max = 4000.5, .n = 17}};
 }
 
 TEST(Report, JsonLine) {

@@ -1,6 +1,10 @@
 #include "bench/sampling.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <stdexcept>
 
 #include "bench/memory_use.h"
 
@@ -48,6 +52,21 @@ TEST(MemoryUse, GrowsWithWhatIsTouched) {
   }
   const MemoryUse after = memory_use();
   EXPECT_GE(after.now + after.peak_beyond_now - before, 60 * kMebi);
+}
+
+TEST(MemoryUse, APeakThatStaysIsAnError) {
+  rlimit files{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &files), 0);
+  const rlimit none{.rlim_cur = 0, .rlim_max = files.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &none), 0);
+  std::string message;
+  try {
+    forget_peak();
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+  }
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &files), 0);
+  EXPECT_THAT(message, ::testing::HasSubstr("cannot write /proc/self/clear_refs (Too many open"));
 }
 
 TEST(MemoryUse, LinesOfProc) {

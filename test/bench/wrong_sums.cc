@@ -1,5 +1,5 @@
-// What makes kolo-bench-wrong of kolo-bench: all-reduces that go wrong. They are right twice, which is
-// how often Kolo negotiates a name that recurs, and then leave every rank its own values.
+// What makes kolo-bench-wrong of kolo-bench: all-reduces that go wrong. They are right twice, which
+// is how often Kolo negotiates a name that recurs, and then leave every rank its own values.
 
 #include <kolo/ops.h>
 #include <mpi.h>

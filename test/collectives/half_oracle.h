@@ -66,7 +66,8 @@ std::uint16_t encode(long double value) {
   if (std::isnan(value)) return static_cast<std::uint16_t>(kInfinity | sign | 1);
   int bits = kInfinity;
   if (std::isfinite(value)) {
-    // Values of one exponent are a power of two apart, and the last of them is the first of the next.
+    // Values of one exponent are a power of two apart, and the last of them is
+    // the first of the next.
     const int exponent = std::max(std::ilogb(value), 1 - kBias);
     const long double steps =
         std::rint(std::ldexp(std::fabs(value), Format::kFractionBits - exponent));

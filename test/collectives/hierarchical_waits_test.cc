@@ -1,5 +1,6 @@
-// An operation between hosts on a GPU's memory waits for the operations that it is made of: by their events, which it
-// hands on, and by being told that they are Done. Every such wait is needed: without any one values come out wrong.
+// An operation between hosts on a GPU's memory waits for the operations that it is made of: by
+// their events, which it hands on, and by being told that they are Done. Every such wait is needed:
+// without any one values come out wrong.
 
 #include <fmt/format.h>
 #include <gmock/gmock.h>
@@ -135,8 +136,9 @@ class WatchedOperation final : public Operation {
   std::vector<int> missing() const override { return operation_->missing(); }
 
  private:
-  /// Nothing follows the end of the packing, which has ended when all chunks have; and who unpacks nothing has nothing
-  /// left to do. They are waited for because operations that are destroyed before they are Done abort their channel.
+  /// Nothing follows the end of the packing, which has ended when all chunks have; and who unpacks
+  /// nothing has nothing left to do. They are waited for because operations that are destroyed
+  /// before they are Done abort their channel.
   bool ends_matter() const {
     return lane_ != GpuLane::Packing && (lane_ != GpuLane::Unpacking || unpacks_);
   }
@@ -157,11 +159,13 @@ class WatchedOperation final : public Operation {
 
 class WatchedData final : public DataPlane {
  public:
-  WatchedData(std::shared_ptr<DataPlane> plane, InnerWait::Plane which, InnerWaits& waits, int device)
+  WatchedData(std::shared_ptr<DataPlane> plane, InnerWait::Plane which, InnerWaits& waits,
+              int device)
       : plane_(std::move(plane)), which_(which), waits_(waits), reached_(reached_event(device)) {}
 
   StartedOperation start(const Collective& collective) override {
-    const InnerWait wait{which_, collective.lane, started_[collective.lane]++, InnerWait::For::Ready};
+    const InnerWait wait{which_, collective.lane, started_[collective.lane]++,
+                         InnerWait::For::Ready};
     Collective changed = collective;
     if (!collective.ready.empty() && waits_.leaves_out(wait)) changed.ready.clear();
     StartedOperation started = plane_->start(changed);
@@ -185,8 +189,9 @@ class WatchedData final : public DataPlane {
   std::map<int, int> started_;
 };
 
-/// What a program does with one rank's GPU: one operation after the other. It reads what an operation has unpacked when
-/// its event is there; and when it is Done it reads the result, and then writes to the memory itself.
+/// What a program does with one rank's GPU: one operation after the other. It reads what an
+/// operation has unpacked when its event is there; and when it is Done it reads the result, and
+/// then writes to the memory itself.
 class HierarchicalProgram {
  public:
   explicit HierarchicalProgram(Rank& rank) : rank_(rank) {}
@@ -204,7 +209,8 @@ class HierarchicalProgram {
     for (int root = 0; root < rank_.size; ++root) broadcast(root);
   }
 
-  /// When nothing goes on any more: the number of results that are wrong, and of later values that were overwritten.
+  /// When nothing goes on any more: the number of results that are wrong, and of later values that
+  /// were overwritten.
   int count_wrong() {
     std::deque<Bytes> found;
     for (const std::byte* place : reused_) {
@@ -315,7 +321,8 @@ struct Outcome {
   std::set<InnerWait> waits;
 };
 
-/// `leaver` leaves out one of its waits. Its GPU is the slowest, so that what it does not wait for comes late.
+/// `leaver` leaves out one of its waits. Its GPU is the slowest, so that what it does not wait for
+/// comes late.
 Outcome run_between_hosts(std::uint64_t seed, int leaver, std::optional<InnerWait> left_out) {
   const auto size = static_cast<int>(kHosts.size());
   std::atomic<int> wrong = 0;
@@ -325,7 +332,8 @@ Outcome run_between_hosts(std::uint64_t seed, int leaver, std::optional<InnerWai
   gpus::Options options;
   options.doubles.seed = seed;
   options.doubles.slow_device = leaver;
-  options.wrap_plane = [&](int rank, std::shared_ptr<DataPlane> near) -> std::shared_ptr<DataPlane> {
+  options.wrap_plane = [&](int rank,
+                           std::shared_ptr<DataPlane> near) -> std::shared_ptr<DataPlane> {
     std::shared_ptr<DataPlane> far = std::make_shared<StagedDataPlane>(
         far_hub->connect(rank, doorbells[static_cast<std::size_t>(rank)]), rank);
     if (rank == leaver) {
@@ -353,7 +361,8 @@ Outcome run_between_hosts(std::uint64_t seed, int leaver, std::optional<InnerWai
   return {wrong, waits.noted()};
 }
 
-/// Of each rank: from the packing of five operations on, two all-reduces, three broadcasts, and one unpacking.
+/// Of each rank: from the packing of five operations on, two all-reduces, three broadcasts, and one
+/// unpacking.
 constexpr std::array kWaits = {5 * 2 + 2 * 4 + (3 + 2 + 3) + 2, 5 * 2 + 2 * 3 + (2 + 3 + 2) + 2,
                                5 * 2 + 2 * 3 + (2 + 2 + 2) + 2};
 

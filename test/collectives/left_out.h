@@ -1,6 +1,7 @@
 #pragma once
 
-/// Whether each wait of a program is needed: with any one left out some result comes out wrong, with none none does.
+/// Whether each wait of a program is needed: with any one left out some result comes out wrong,
+/// with none none does.
 
 #include <gtest/gtest.h>
 
@@ -11,8 +12,8 @@
 
 namespace kolo::core {
 
-/// Runs the program, with delays that follow from the seed, without one of its waits. Gives the number of results that
-/// are wrong.
+/// Runs the program, with delays that follow from the seed, without one of its waits. Gives the
+/// number of results that are wrong.
 using RunWithout = std::function<int(std::uint64_t seed, std::optional<std::int64_t> left_out)>;
 
 inline void expect_right_with_all(const RunWithout& run) {
@@ -22,7 +23,8 @@ inline void expect_right_with_all(const RunWithout& run) {
 
 /// Of so many waits those that nobody misses.
 inline std::vector<std::int64_t> find_not_missed(std::int64_t waits, const RunWithout& run) {
-  // One may be left out in vain: what it waits for may have been early, on a busy machine most often.
+  // One may be left out in vain: what it waits for may have been early,
+  // on a busy machine most often.
   constexpr std::uint64_t kMostSeeds = 60;
   std::vector<std::int64_t> not_missed;
   for (std::int64_t i = 0; i < waits; ++i) {

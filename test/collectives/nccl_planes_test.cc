@@ -317,7 +317,9 @@ INSTANTIATE_TEST_SUITE_P(Layouts, GpuHostsTest,
                          ::testing::Values(Layout{0, 0, 2, 2}, Layout{0, 1}, Layout{0, 1, 2},
                                            Layout{0, 1, 1, 3}, Layout{0, 0, 0, 3},
                                            Layout{0, 1, 0, 1}, Layout{0, 0, 2, 2, 4, 4}),
-                         [](const auto& test) { return fmt::format("{}", fmt::join(test.param, "")); });
+                         [](const auto& test) {
+                           return fmt::format("{}", fmt::join(test.param, ""));
+                         });
 
 void run_between_hosts(const Layout& layout, DataType dtype, std::int64_t chunk_bytes,
                        const std::vector<std::int64_t>& counts) {

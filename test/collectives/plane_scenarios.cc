@@ -43,7 +43,8 @@ Bytes expected_of(const Job& job, int member, const std::vector<int>& hosts) {
   return oracle::reduce_by_host(reduction, shares, host_of);
 }
 
-/// In one access for ThreadSanitizer, to which the vectors' operator is one for each byte; so is ranges::copy here.
+/// In one access for ThreadSanitizer, to which the vectors' operator is one for each byte; so is
+/// ranges::copy here.
 bool same(const std::byte* bytes, const Bytes& others) {
   return others.empty() || std::memcmp(bytes, others.data(), others.size()) == 0;
 }

@@ -429,7 +429,8 @@ class MessengerTest : public ::testing::TestWithParam<int> {
 INSTANTIATE_TEST_SUITE_P(Ranks, MessengerTest, ::testing::Values(2, 6),
                          ::testing::PrintToStringParamName());
 
-/// Message number `number` of a rank: of sizes around those of cells, frames and rings, often the same.
+/// Message number `number` of a rank: of sizes around those of cells, frames and rings,
+/// often the same.
 std::vector<std::byte> message(int rank, std::uint64_t number) {
   std::mt19937_64 random(number * 2 + static_cast<unsigned>(rank));
   constexpr std::size_t kSizes[] = {0, 8, 32, 36, 40, 55, 1000, Ring::kMostInFrame - 1,

@@ -10,8 +10,8 @@
 /// gives wrong values, or a report of ThreadSanitizer: only what CUDA says orders two accesses does
 /// so here.
 ///
-/// Collectives are computed when all ranks have come; each gets its result a while later, at a time of
-/// its own. They go in the order of ranks, in float32 for 16-bit dtypes, and are rounded once;
+/// Collectives are computed when all ranks have come; each gets its result a while later, at a time
+/// of its own. They go in the order of ranks, in float32 for 16-bit dtypes, and are rounded once;
 /// ncclAvg of floating dtypes multiplies by 1 / ranks first, as NCCL does. A communicator that is
 /// not blocking returns ncclInProgress from every call that queues something, and queues it a while
 /// later.
@@ -47,8 +47,8 @@ struct Settings {
   std::uint64_t seed = 1;
   /// Before each piece of work of a stream.
   std::chrono::microseconds longest_delay{200};
-  /// A device whose work is delayed ten times as long, and results of collectives a hundred times, so that
-  /// nothing is late there by chance alone.
+  /// A device whose work is delayed ten times as long, and results of collectives a hundred times,
+  /// so that nothing is late there by chance alone.
   int slow_device = -1;
   int devices = 4;
   int nccl_version = NCCL_VERSION_CODE;

@@ -64,7 +64,9 @@ TEST_P(FailuresTest, DataPlaneFailsOnOneRank) {
       };
       run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
         const Set all = programs::world(context);
-        for (int i = 0; i < 5; ++i) programs::run(context, all, {.name = fmt::format("good {}", i)});
+        for (int i = 0; i < 5; ++i) {
+          programs::run(context, all, {.name = fmt::format("good {}", i)});
+        }
         const Call sixth(context, all, {.name = "sixth"});
         const std::string error = error_of(sixth.work());
         EXPECT_THAT(error, AllOf(HasSubstr("'sixth'"), reason_on(rank, faulty, "cable cut")));

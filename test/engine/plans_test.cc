@@ -1,5 +1,5 @@
-// Operations that all ranks submit in the same order, among others, and with ranks that leave. Every error
-// must be there within 5 seconds.
+// Operations that all ranks submit in the same order, among others, and with ranks that leave.
+// Every error must be there within 5 seconds.
 
 #include <array>
 #include <map>
@@ -66,15 +66,16 @@ TEST_P(PlansTest, LeaveWithAPlanInFlight) {
       if (rank == 0) {
         std::this_thread::sleep_for(delay);
       } else {
-        calls[static_cast<std::size_t>(rank)] =
-            std::make_unique<Call>(context, programs::world(context), Recipe{.name = "g", .plan = 1});
+        calls[static_cast<std::size_t>(rank)] = std::make_unique<Call>(
+            context, programs::world(context), Recipe{.name = "g", .plan = 1});
       }
     });
     for (int rank = 1; rank < size; ++rank) {
       const std::string error = error_of(calls[static_cast<std::size_t>(rank)]->work());
       if (GetParam() == Job::Planes::Silent) {
         // What one member of the operation has heard, the other may not have heard yet.
-        EXPECT_THAT(error, ::testing::AnyOf(HasSubstr("rank 0 has shut down"), HasSubstr("gave up")));
+        EXPECT_THAT(error,
+                    ::testing::AnyOf(HasSubstr("rank 0 has shut down"), HasSubstr("gave up")));
       } else {
         EXPECT_THAT(error, HasSubstr("rank 0 has shut down"));
       }
@@ -131,7 +132,8 @@ TEST_P(PlansTest, EndsWhileOthersWaitInIt) {
       };
       Call(context, all, {.name = "known"}).check();
       group(1, 0).check();
-      // The ender has submitted one operation more of plan 1, and none of plan 2; it goes on with plan 3.
+      // The ender has submitted one operation more of plan 1, and none of plan 2; it goes on with
+      // plan 3.
       const Call last = group(1, 1);
       if (rank == ender) {
         context.end_plan(kWorldChannel, 1);
@@ -171,8 +173,8 @@ class CountingData final : public job::ForwardingData {
   Ended& ended_;
 };
 
-// One after the other, as an optimizer in each epoch: nothing is left of any, and nobody sees an error. Some
-// end with an operation in flight, and ranks leave at once after the last.
+// One after the other, as an optimizer in each epoch: nothing is left of any, and nobody sees an
+// error. Some end with an operation in flight, and ranks leave at once after the last.
 TEST_P(PlansTest, NothingIsLeftOfAPlanThatAllHaveEnded) {
   constexpr PlanId kPlans = 12;
   for (std::uint64_t seed = 0; seed < 12; ++seed) {
@@ -180,7 +182,8 @@ TEST_P(PlansTest, NothingIsLeftOfAPlanThatAllHaveEnded) {
     std::vector<CountingData::Ended> ended(static_cast<std::size_t>(size));
     Job job(size, GetParam(), seed);
     job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
-      return std::make_unique<CountingData>(std::move(plane), ended[static_cast<std::size_t>(rank)]);
+      return std::make_unique<CountingData>(std::move(plane),
+                                            ended[static_cast<std::size_t>(rank)]);
     };
     std::vector<std::vector<Call>> unread(static_cast<std::size_t>(size));
     job.run([&](Context& context) {

@@ -1,5 +1,5 @@
-// Blocking all-reduces that recur under one name, and ranks that deviate from what recurred. Every error must be
-// there within 5 seconds.
+// Blocking all-reduces that recur under one name, and ranks that deviate from what recurred. Every
+// error must be there within 5 seconds.
 
 #include <algorithm>
 #include <atomic>
@@ -160,9 +160,9 @@ TEST_P(RecurrenceTest, AnotherShapeOnOneRank) {
       const Set all = programs::world(context);
       for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
       const Call call(context, all, async_loss(4, rank == other ? 4 : 3));
-      EXPECT_THAT(error_of(call.work()),
-                  AllOf(HasSubstr("'loss': shape differs"), HasSubstr(fmt::format("rank {}", other)),
-                        HasSubstr("[4]"), HasSubstr("[3]")));
+      EXPECT_THAT(error_of(call.work()), AllOf(HasSubstr("'loss': shape differs"),
+                                               HasSubstr(fmt::format("rank {}", other)),
+                                               HasSubstr("[4]"), HasSubstr("[3]")));
       for (std::uint64_t i = 5; i < 9; ++i) programs::run(context, all, loss(i));
     });
   }
@@ -187,7 +187,8 @@ TEST_P(RecurrenceTest, RefusedOnOneRank) {
   });
 }
 
-// In which each rank deviates at times, and one after another: small vectors of many go another way.
+// In which each rank deviates at times, and one after another: small vectors of many
+// go another way.
 TEST_P(RecurrenceTest, OthersAmongMany) {
   constexpr int kMany = 7;
   run(kMany, [](Context& context, int rank, std::barrier<>&) {
@@ -237,8 +238,8 @@ TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
   }
 }
 
-// Rank 0 was refused; rank 2 leaves without the operation, which rank 1 takes part in. That fails for the first
-// reason, as it does when it is negotiated, and the next one for the second.
+// Rank 0 was refused; rank 2 leaves without the operation, which rank 1 takes part in. That fails
+// for the first reason, as it does when it is negotiated, and the next one for the second.
 TEST_P(RecurrenceTest, LeavesAfterAnotherWasRefused) {
   for (const bool in_flight : {false, true}) {
     run(3, [in_flight](Context& context, int rank, std::barrier<>& meeting) {
@@ -257,7 +258,8 @@ TEST_P(RecurrenceTest, LeavesAfterAnotherWasRefused) {
       if (!in_flight) call.emplace(context, all, async_loss(4));
       EXPECT_THAT(error_of(call->work()),
                   AllOf(HasSubstr("refused on rank 0"), HasSubstr("the tensor is undefined")));
-      EXPECT_THAT(error_of(Call(context, all, async_loss(5, 4)).work()), HasSubstr("has shut down"));
+      EXPECT_THAT(error_of(Call(context, all, async_loss(5, 4)).work()),
+                  HasSubstr("has shut down"));
     });
   }
 }
@@ -281,8 +283,9 @@ TEST_P(RecurrenceTest, LeavesWhileOthersRun) {
       for (int i = 0; i < 2; ++i) {
         const Status status = run_loss(context);
         ASSERT_FALSE(status.ok());
-        EXPECT_THAT(status.message(),
-                    AllOf(HasSubstr("'loss'"), HasSubstr(fmt::format("rank {} has shut down", leaver))));
+        EXPECT_THAT(
+            status.message(),
+            AllOf(HasSubstr("'loss'"), HasSubstr(fmt::format("rank {} has shut down", leaver))));
       }
     });
   }
@@ -339,7 +342,8 @@ TEST_P(RecurrenceTest, FailsWhileItRuns) {
   for (const bool at_start : {true, false}) {
     Job job(3, GetParam());
     job.wrap_data = [&](int rank, std::unique_ptr<DataPlane> plane) {
-      return rank != 1 ? std::move(plane) : std::make_unique<FaultyData>(std::move(plane), at_start);
+      return rank != 1 ? std::move(plane)
+                       : std::make_unique<FaultyData>(std::move(plane), at_start);
     };
     std::barrier<> meeting(3);
     job.run([&meeting, at_start](Context& context) {
@@ -348,14 +352,15 @@ TEST_P(RecurrenceTest, FailsWhileItRuns) {
       for (int i = 0; i < 2; ++i) {
         const Status status = run_loss(context);
         ASSERT_FALSE(status.ok());
-        EXPECT_THAT(status.message(), AllOf(HasSubstr("'loss'"), AnyOf(HasSubstr("cable cut"), HasSubstr("gave up"))));
+        EXPECT_THAT(status.message(), AllOf(HasSubstr("'loss'"),
+                                            AnyOf(HasSubstr("cable cut"), HasSubstr("gave up"))));
       }
     });
   }
 }
 
-// Rank 1 has declined, the others were under way in the name's plan; then some leave, in any order. Nobody's log says
-// that anything has failed.
+// Rank 1 has declined, the others were under way in the name's plan; then some leave, in any order.
+// Nobody's log says that anything has failed.
 TEST_P(RecurrenceTest, LeavesAfterDeclining) {
   ::testing::internal::CaptureStderr();
   for (std::uint64_t seed = 0; seed < 80; ++seed) {
@@ -372,8 +377,8 @@ TEST_P(RecurrenceTest, LeavesAfterDeclining) {
   EXPECT_THAT(::testing::internal::GetCapturedStderr(), ::testing::Not(HasSubstr("error")));
 }
 
-// Names of which each may recur, change, or be left out, among plans and negotiated operations, each rank in an
-// order of its own, with two threads.
+// Names of which each may recur, change, or be left out, among plans and negotiated operations,
+// each rank in an order of its own, with two threads.
 TEST_P(RecurrenceTest, NamesAmongOtherOperations) {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     run(1 + static_cast<int>(seed % 4), [seed](Context& context, int rank, std::barrier<>&) {

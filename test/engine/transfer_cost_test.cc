@@ -13,7 +13,8 @@ std::vector<Transfer> on_line(double latency, double per_byte,
                               const std::vector<std::size_t>& sizes) {
   std::vector<Transfer> transfers;
   for (const std::size_t bytes : sizes) {
-    transfers.push_back({.bytes = bytes, .seconds = latency + per_byte * static_cast<double>(bytes)});
+    transfers.push_back(
+        {.bytes = bytes, .seconds = latency + per_byte * static_cast<double>(bytes)});
   }
   return transfers;
 }
@@ -69,11 +70,13 @@ TEST(TransferCost, OfOneSizeHasTheDefaultLatency) {
 
 TEST(TransferCost, IsNeverNegative) {
   // The larger is faster for its size than a line through the origin.
-  const TransferCost convex = fit_cost(std::vector<Transfer>{{1, 1 << 20, 40e-6}, {1, 8 << 20, 900e-6}});
+  const TransferCost convex =
+      fit_cost(std::vector<Transfer>{{1, 1 << 20, 40e-6}, {1, 8 << 20, 900e-6}});
   EXPECT_EQ(convex.latency, kLeastLatency);
   EXPECT_GT(convex.per_byte, 0);
 
-  const TransferCost falling = fit_cost(std::vector<Transfer>{{1, 1 << 20, 900e-6}, {1, 8 << 20, 40e-6}});
+  const TransferCost falling =
+      fit_cost(std::vector<Transfer>{{1, 1 << 20, 900e-6}, {1, 8 << 20, 40e-6}});
   EXPECT_EQ(falling.per_byte, 0);
   EXPECT_GE(falling.latency, kLeastLatency);
 }

@@ -279,8 +279,8 @@ TEST_F(OptimizerApiTest, AProcessSetTrainsAModelOfItsOwn) {
   EXPECT_TRUE(identical_on_all_ranks(net->b->weight.grad()));
 }
 
-// Each backward reaches one set's optimizer alone, so no thread waits for the other. Which of them is
-// ahead differs between ranks; the first groups are under way while backward runs.
+// Each backward reaches one set's optimizer alone, so no thread waits for the other. Which of them
+// is ahead differs between ranks; the first groups are under way while backward runs.
 TEST_F(OptimizerApiTest, TwoSetsOfTheSameRanksInTwoThreads) {
   const auto make = [] {
     torch::manual_seed(3);

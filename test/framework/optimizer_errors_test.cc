@@ -151,7 +151,8 @@ TEST_F(OptimizerErrorsTest, StepTwiceOnOneRank) {
   loss().backward();
   optimizer.step();
   const torch::Tensor before = flat_parameters(*net_);
-  const std::vector<std::string> parts = {"rank 1 calls step() without a backward()", "zero_grad()"};
+  const std::vector<std::string> parts = {"rank 1 calls step() without a backward()",
+                                          "zero_grad()"};
   if (kolo::rank() == 1) {
     expect_error([&] { optimizer.step(); }, parts);
   } else {

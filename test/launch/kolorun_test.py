@@ -170,6 +170,16 @@ class Errors(TestCase):
         self.expect(f"the folder '{self.path('no')}' does not exist", "--timeline-filename",
                     self.path("no/t.json"), "true")
 
+    def test_timeline_that_another_host_writes(self):
+        elsewhere = "192.0.2.1"  # reserved for documentation
+        fake = self.write("mpirun", "#!/bin/sh\necho 'mpirun (Open MPI) 4.1.4'\n", 0o755)
+        options = ["--timeline-filename", self.path("no/t.json"), "true"]
+        done = kolorun("-H", elsewhere, *options, env={"KOLO_MPIRUN": fake})
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        # Rank 0 is on this machine when it is one of the hosts.
+        self.expect(f"the folder '{self.path('no')}' does not exist", "-H",
+                    f"{elsewhere},localhost", *options, env={"KOLO_MPIRUN": fake})
+
     def test_mpirun(self):
         self.expect("apt install openmpi-bin", "true", env={"KOLO_MPIRUN": None, "PATH": "/none"})
         fake = self.write("mpirun", "#!/bin/sh\necho HYDRA build details:\n", 0o755)

@@ -13,8 +13,8 @@
 #include "support/watchdog.h"
 
 #ifdef __SANITIZE_ADDRESS__
-// LeakSanitizer looks at the end for the library that has allocated what is left: Open MPI's plugins, which keep
-// memory, have to be there still.
+// LeakSanitizer looks at the end for the library that has allocated what is left: Open MPI's
+// plugins, which keep memory, have to be there still.
 extern "C" int dlclose(void* /*handle*/) { return 0; }
 #endif
 

@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <malloc.h>
 
+#include <cerrno>
 #include <charconv>
 #include <fstream>
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace kolo::bench {
 namespace {
@@ -41,7 +43,14 @@ MemoryUse memory_use() {
 void forget_peak() {
   ::malloc_trim(0);
   // "5" resets VmHWM: see proc(5).
-  std::ofstream("/proc/self/clear_refs") << 5;
+  const std::string path = "/proc/self/clear_refs";
+  std::ofstream file(path);
+  file << 5 << std::flush;
+  if (file) return;
+  throw std::runtime_error(fmt::format(
+      "cannot write {} ({}), so the most memory in use cannot be measured: run it where /proc is "
+      "writable",
+      path, std::generic_category().message(errno)));
 }
 
 std::int64_t find_kilobytes(std::string_view text, std::string_view name) {

@@ -19,6 +19,7 @@ struct MemoryUse {
 MemoryUse memory_use();
 
 /// Lets the peak begin anew, and gives freed memory back so that it does not hide what comes.
+/// @throws std::runtime_error where /proc does not let it.
 void forget_peak();
 
 /// Bytes in the line `name: N kB` of such a file of /proc; -1 when there is none.

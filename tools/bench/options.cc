@@ -81,8 +81,9 @@ negotiate --against mpi is the bare exchange: requests gathered, an answer broad
 and the same with a std::future for each tensor, as who submits gets a handle of Kolo's.
 
 Results are checked against exact sums before anything is timed, by the calls that are timed then
-(idle: of every call; train: against means of the gradients that the ranks find without
-communication). If one is wrong, nothing more is measured.
+(train: against means of the gradients that the ranks find without communication; idle: the result
+of each call that waits for the late rank, when it is there; with nothing submitted there is none).
+If one is wrong, nothing more is measured.
 
 Exit codes: 0 measured, 1 failed (a wrong result, another rank), 2 wrong usage.
 )";
@@ -199,11 +200,11 @@ void add_step_options(po::options_description& group, RawText& raw) {
   add("models",
       po::value(&raw.models)->value_name("LIST")->default_value("resnet18,resnet50,small"),
       "Shapes of the gradients: resnet18 (62 tensors, 45 MB), resnet50 (161, 102 MB), small (1000 "
-      "of "
-      "1 KiB).");
+      "of 1 KiB).");
   add("zero-grad", po::value(&raw.zero_grads)->value_name("LIST")->default_value("zero"),
-      "What becomes of the gradients before each step, which is not timed: zero (filled with zeros: "
-      "LibTorch 1's default), none (undefined, so that autograd stores new ones: LibTorch 2's).");
+      "What becomes of the gradients before each step, which is not timed: zero (filled with "
+      "zeros: LibTorch 1's default), none (undefined, so that autograd stores new ones: LibTorch "
+      "2's).");
   add("compute", po::value(&raw.compute)->value_name("FWD,BWD,OPT")->default_value("0,0,0"),
       "Milliseconds that forward, backward and optimizer take, spread over the layers.");
   add("compute-as", po::value(&raw.compute_as)->value_name("HOW")->default_value("work"),
@@ -263,8 +264,8 @@ po::options_description all_options(Subcommand subcommand, Options& o, RawText& 
   auto add = common.add_options();
   add("against", po::value(&raw.against)->value_name("LIST"),
       subcommand == Subcommand::Negotiate
-          ? "Compare with: mpi (the same messages and nothing else: MPI_Gather of what is asked for, "
-            "MPI_Bcast of the answer, one MPI_Allreduce)."
+          ? "Compare with: mpi (the same messages and nothing else: MPI_Gather of what is asked "
+            "for, MPI_Bcast of the answer, one MPI_Allreduce)."
           : "Compare with: mpi (MPI_Allreduce), mpi-chunked (the same, 4 MiB a call), ddp "
             "(DistributedDataParallel's c10d::Reducer over Gloo), ddp-view (step and train "
             "only: with gradient_as_bucket_view).");
@@ -273,7 +274,8 @@ po::options_description all_options(Subcommand subcommand, Options& o, RawText& 
       po::value(&o.seconds)->value_name("S")->default_value(seconds, std::to_string(seconds)),
       "Time for each case (train: 120 by default); slow ones take longer, because ten rounds are "
       "the least (idle: three).");
-  add("json", po::value(&raw.json)->value_name("FILE"), "Write the results, a JSON object a line: labels, p25, median, p75, p99, max, n (rounds).");
+  add("json", po::value(&raw.json)->value_name("FILE"),
+      "Write the results, a JSON object a line: labels, p25, median, p75, p99, max, n (rounds).");
   add("plot", po::value(&raw.plot)->value_name("FILE.svg|png"),
       "Draw the results that --json writes. Needs Python's matplotlib.");
   add("help,h", po::bool_switch(&o.help), "Print this text.");
@@ -284,6 +286,14 @@ po::options_description all_options(Subcommand subcommand, Options& o, RawText& 
 
 void require(bool good, const char* option, auto value, const char* expected) {
   if (!good) throw UsageError(fmt::format("--{} is {}: expected {}", option, value, expected));
+}
+
+/// Of what is measured; none to compare with, or no numbers of ranks, have a meaning.
+void require_items(const po::variables_map& values) {
+  for (const char* list : {"sizes", "dtypes", "memory", "models", "zero-grad"}) {
+    const bool is_empty = values.count(list) > 0 && values[list].as<std::string>().empty();
+    require(!is_empty, list, "empty", "at least one");
+  }
 }
 
 void check_against(const Options& o) {
@@ -359,8 +369,8 @@ Options parse_options(int argc, const char* const* argv) {
   RawText raw;
   const po::options_description known = all_options(options.subcommand, options, raw);
   const int style = po::command_line_style::default_style & ~po::command_line_style::allow_guessing;
+  po::variables_map values;
   try {
-    po::variables_map values;
     po::store(po::command_line_parser(words).options(known).positional({}).style(style).run(),
               values);
     po::notify(values);
@@ -371,6 +381,7 @@ Options parse_options(int argc, const char* const* argv) {
   if (options.subcommand == Subcommand::None) {
     throw UsageError("no subcommand is given: it comes before the options");
   }
+  require_items(values);
   return interpret(std::move(options), raw);
 }
 

@@ -44,7 +44,8 @@ std::string render_number(double value) {
   // From so much on, one decimal less is enough.
   constexpr std::array<double, 5> kBounds = {0.00995, 0.0995, 9.995, 99.95, 999.5};
   const double size = value == 0 ? 1 : std::abs(value);
-  const auto passed = std::ranges::count_if(kBounds, [size](double bound) { return size >= bound; });
+  const auto passed =
+      std::ranges::count_if(kBounds, [size](double bound) { return size >= bound; });
   return fmt::format("{:.{}f}", value, kBounds.size() - static_cast<std::size_t>(passed));
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
-/// What samples say: the quartiles, which no single bad one can move, and the tail, which tells of it.
+/// What samples say: the quartiles, which no single bad one can move, and the tail,
+/// which tells of it.
 
 #include <cstddef>
 #include <string>

@@ -81,7 +81,8 @@ int launch(const LaunchOptions& options) {
     if (here > 0) check_program(options.command[0], search_path(machine.environment));
   });
   check(options, [&] {
-    if (options.timeline_filename) {
+    // Rank 0 writes it, and mpirun puts ranks on this machine first, wherever it is named.
+    if (here > 0 && options.timeline_filename) {
       check_writable(*options.timeline_filename, "--timeline-filename");
     }
   });

@@ -72,8 +72,8 @@ po::options_description run_options() {
   add("np,n", text("N"),
       "number of ranks, also -np, --num-proc (default: all slots of the hosts given, else 1)");
   add("hosts,H", text("LIST"),
-      "host:slots,... in the order to fill them; a host without slots takes one rank "
-      "(default: this machine)");
+      "host:slots,... in the order to fill them, but this machine first; a host without slots "
+      "takes one rank (default: this machine)");
   add("hostfile", text("FILE"),
       "the hosts as a file: 'host', 'host:slots' or 'host slots=N' a line, '#' begins a comment");
   add("timeline-filename", text("FILE"), "write a Chrome trace there (KOLO_TIMELINE)");

@@ -1,7 +1,8 @@
 #pragma once
 
-/// Debian's libtorch-dev leaves this header out, although c10d/reducer.hpp includes it. Here is what
-/// that needs of it. The folder comes last on the include path, so that LibTorch's own header wins.
+/// Debian's libtorch-dev leaves this header out, although c10d/reducer.hpp includes it. Here is
+/// what that needs of it. The folder comes last on the include path, so that LibTorch's own header
+/// wins.
 
 #include <ATen/core/Tensor.h>
 
