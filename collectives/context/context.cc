@@ -65,7 +65,7 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
       shake_hands(config, begun, *context->planes_.control, context->doorbell_);
   if (!agreement.ok()) return agreement.status();
   const auto baton = std::make_shared<Baton>(context->doorbell_);
-  if (!config.timeline.empty() && context->topology_.cross_rank > 0) {
+  if (!config.timeline.empty() && !context->topology_.with_rank_0) {
     context->relay_ = std::make_unique<TraceRelay>(baton);
   }
   Result<std::unique_ptr<Timeline>> timeline = join_timeline(

@@ -80,10 +80,13 @@ Result<Agreement> gather_hellos(const Hello& own, ControlPlane& control, Doorbel
   }
   if (welcome.error.empty()) welcome.error = find_difference(hellos);
   welcome.timeline_origin_ns = now_ns();
+  Status told;
   for (int rank = 1; rank < size; ++rank) {
     welcome.clock_ns = now_ns();
-    if (Status status = control.send(rank, encode(welcome)); !status.ok()) return status;
+    // Also the others when one cannot be told.
+    if (Status status = control.send(rank, encode(welcome)); !status.ok()) told = status;
   }
+  if (!told.ok()) return told;
   if (!welcome.error.empty()) return Status::error(welcome.error);
   return Agreement{
       .timeline_origin = Clock::time_point(std::chrono::nanoseconds(welcome.timeline_origin_ns))};
@@ -104,10 +107,9 @@ Result<Agreement> shake_hands(const Config& config, const Status& ready, Control
   if (!welcome.ok()) return welcome.status();
   const Welcome& word = welcome.value().second;
   if (!word.error.empty()) return Status::error(word.error);
-  const bool same_host = topology.cross_rank == 0;
   return Agreement{
       .timeline_origin = Clock::time_point(std::chrono::nanoseconds(word.timeline_origin_ns)),
-      .clock_offset = std::chrono::nanoseconds(same_host ? 0 : word.clock_ns - now_ns())};
+      .clock_offset = std::chrono::nanoseconds(topology.with_rank_0 ? 0 : word.clock_ns - now_ns())};
 }
 
 }  // namespace kolo::core

@@ -17,6 +17,17 @@ std::string_view thread_level_name(int level) {
   return "MPI_THREAD_MULTIPLE";
 }
 
+/// The lowest rank on this host, `host` being those on it.
+Result<int> first_rank_of(const Comm& host) {
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  int lowest = rank;
+  Status status =
+      check(MPI_Allreduce(&rank, &lowest, 1, MPI_INT, MPI_MIN, host.get()), "MPI_Allreduce");
+  if (!status.ok()) return status;
+  return lowest;
+}
+
 void finalize_at_exit(int exit_status, void* /*argument*/) {
   if (exit_status == EXIT_SUCCESS && is_active()) MPI_Finalize();
 }
@@ -84,19 +95,18 @@ Result<Topology> Session::topology() const {
   if (!cross.ok()) return cross.status();
   topology.cross_rank = cross.value().rank();
   topology.cross_size = cross.value().size();
+  const Result<int> first = first_rank_of(local.value());
+  if (!first.ok()) return first.status();
+  topology.with_rank_0 = first.value() == 0;
   return topology;
 }
 
 Result<std::vector<int>> Session::hosts() const {
   Result<Comm> host = Comm::split_by_host(MPI_COMM_WORLD);
   if (!host.ok()) return host.status();
-  int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  int lowest = rank;
-  Status status = check(MPI_Allreduce(&rank, &lowest, 1, MPI_INT, MPI_MIN, host.value().get()),
-                        "MPI_Allreduce");
-  if (!status.ok()) return status;
-  return all_gather(lowest);
+  const Result<int> first = first_rank_of(host.value());
+  if (!first.ok()) return first.status();
+  return all_gather(first.value());
 }
 
 Result<std::vector<int>> Session::all_gather(int own) const {

@@ -24,6 +24,7 @@ class FarApart final : public ForwardingControl {
     topology_.local_size = 1;
     topology_.cross_rank = topology_.rank;
     topology_.cross_size = topology_.size;
+    topology_.with_rank_0 = topology_.rank == 0;
   }
   const Topology& topology() const override { return topology_; }
 

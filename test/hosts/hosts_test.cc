@@ -1,4 +1,4 @@
-// Two hosts of two ranks each.
+// Two hosts of two ranks each, and (UnequalHosts) of one and of three.
 
 #include <gtest/gtest.h>
 #include <mpi.h>
@@ -33,6 +33,15 @@ TEST(Hosts, AreToldApart) {
   EXPECT_EQ(topology.local_rank, topology.rank % 2);
   EXPECT_EQ(topology.cross_size, 2);
   EXPECT_EQ(topology.cross_rank, topology.rank / 2);
+  EXPECT_EQ(topology.with_rank_0, topology.rank < 2);
+}
+
+TEST(UnequalHosts, AreToldApart) {
+  const Topology topology = create()->topology();
+  EXPECT_EQ(topology.local_size, topology.rank == 0 ? 1 : 3);
+  EXPECT_EQ(topology.cross_size, topology.rank < 2 ? 2 : 1);
+  EXPECT_EQ(topology.cross_rank, topology.rank == 1 ? 1 : 0);
+  EXPECT_EQ(topology.with_rank_0, topology.rank == 0);
 }
 
 TEST(Hosts, ComposeTheirPlanes) {
@@ -51,7 +60,7 @@ TEST(Hosts, ComposeTheirPlanes) {
 // All or none: otherwise the hosts would not understand each other.
 TEST(Hosts, AllUseMpiWhenOneDoesNotShareMemory) {
   Doorbell doorbell;
-  const bool first_host = mpi::Session::open().value().topology().value().cross_rank == 0;
+  const bool first_host = mpi::Session::open().value().topology().value().with_rank_0;
   const Planes planes = connect_to_job({.shared_memory = first_host}, doorbell).value();
   EXPECT_EQ(planes.description.find("shared memory within hosts"), std::string::npos);
   EXPECT_NE(planes.description.find("allreduce on cpu between hosts: MPI"), std::string::npos)
