@@ -20,7 +20,9 @@ namespace kolo::core {
 ///   a plan of this rank                 what it has here          leaves it
 ///   ----------------------------------  ------------------------  --------------------------------------
 ///   nothing submitted yet               nothing                   start() -> open
-///   open                                a channel                 PlanEnd from a member -> ended
+///   open                                a channel                 PlanEnd from a member, or it has left ->
+///                                                                 ended; of a name: an operation that a
+///                                                                 member has declined -> over
 ///   ended from an operation on, the     a channel, if anything    PlanEnd from every member, this one as
 ///   first that some member lacks        was submitted; the words  well -> over
 ///   over: nobody submits anything       a channel, until what is  its last operation

@@ -256,7 +256,7 @@ Status ProcessSets::complete_process_set(const Submission& submission, const Res
   submission.work->complete({}, {.new_channel = response.new_channel});
   // The new leader may not have been told.
   const bool leaving = left_.contains(rank_);
-  if (member && leaving) return send_({&ranks.front(), 1}, Leave{});
+  if (member && leaving) return send_({&ranks.front(), 1}, Leave{plans_.progress()});
   return {};
 }
 

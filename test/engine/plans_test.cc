@@ -2,10 +2,14 @@
 // Every error must be there within 5 seconds.
 
 #include <array>
+#include <atomic>
 #include <map>
 #include <random>
+#include <thread>
+#include <variant>
 
 #include "ranks_fixture.h"
+#include "wire/codec.h"
 
 namespace kolo::core {
 namespace {
@@ -118,6 +122,66 @@ TEST_P(PlansTest, LeavesAtAnyMomentOfTheOthersPlans) {
       }
     });
   }
+}
+
+/// Once it is told to be deaf, it hears nothing until it has said that it leaves.
+class DeafControl final : public job::ForwardingControl {
+ public:
+  DeafControl(std::unique_ptr<ControlPlane> plane, std::atomic<bool>& deaf, std::atomic<int>& leaves)
+      : ForwardingControl(std::move(plane)), deaf_(deaf), leaves_(leaves) {}
+
+  Status send(int destination, std::span<const std::byte> bytes) override {
+    Status status = ForwardingControl::send(destination, bytes);
+    if (std::holds_alternative<Leave>(decode(bytes).value())) {
+      deaf_ = false;
+      ++leaves_;
+    }
+    return status;
+  }
+  Result<std::optional<Envelope>> receive() override {
+    return deaf_ ? std::optional<Envelope>() : ForwardingControl::receive();
+  }
+
+ private:
+  std::atomic<bool>& deaf_;
+  std::atomic<int>& leaves_;
+};
+
+// It tells the new set's leader that it leaves, which is also the leader of the plan's set.
+TEST_P(PlansTest, LeavesBeforeItHearsOfANewSet) {
+  std::atomic<bool> deaf = false;
+  std::atomic<int> leaves = 0;
+  std::unique_ptr<Call> last;
+  Job job(3, GetParam());
+  job.wrap_control = [&](int rank, std::unique_ptr<ControlPlane> plane) {
+    return rank != 2 ? std::move(plane)
+                     : std::make_unique<DeafControl>(std::move(plane), deaf, leaves);
+  };
+  run_meeting(job, [&](Context& context, int rank, std::barrier<>& meeting) {
+    const Set all = programs::world(context);
+    const auto group = [&](std::uint64_t number) {
+      return Call(context, all, {.name = fmt::format("group {}", number), .seed = number, .plan = 1});
+    };
+    group(0).check();
+    const Set pair = programs::add_set(context, "pair", {0, 1});
+    std::shared_ptr<Work> added;
+    if (rank != 2) {
+      added = programs::add_set_async(context, "new", {0, 2});
+      programs::run(context, pair, {.name = "both have asked for it"});
+    }
+    meeting.arrive_and_wait();
+    if (rank == 2) {
+      deaf = true;
+      last = std::make_unique<Call>(group(1));
+      programs::add_set_async(context, "new", {0, 2});
+      return;
+    }
+    EXPECT_TRUE(added->wait().ok());
+    while (leaves < 2) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    programs::run(context, pair, {.name = "both have heard it"});
+    group(1).check();
+  });
+  last->check();
 }
 
 // ---- plans that end ----
