@@ -9,7 +9,8 @@
 ///
 ///   holder   sleeps on     leaves it
 ///   -------  ------------  --------------------------------------------------------------------------
-///   Nobody   -             a caller waits -> Caller; call() has woken the thread -> Thread
+///   Nobody   -             a caller waits -> Caller; one has something to do by itself, and there is no
+///                          work (take_if_idle()) -> Caller; call() has woken the thread -> Thread
 ///   Thread   the doorbell  a caller waits, and has rung -> Caller; nothing is left -> Nobody
 ///   Caller   the doorbell  its operation is done: another caller waits -> Caller; work is left, or
 ///                          close() was called -> Thread; else -> Nobody

@@ -1,6 +1,6 @@
 /*
  * The baton (collectives/engine/baton.h): the coordinator's thread, and CALLERS (2 or 3) threads of which each
- * submits one operation, and waits for it or goes away. Whoever holds the baton sends what was submitted, and ends
+ * submits one operation, and waits for it or goes away, or runs it by itself while nobody works. Whoever holds the baton sends what was submitted, and ends
  * what the peers have answered; the peers answer in any order, and ring. The rank may leave at any time,
  * and then one operation is answered only after that.
  *
@@ -149,6 +149,20 @@ endsleep:
 proctype Caller(byte self) {
   byte k;
   bool found, moved, awaited, waits;
+  /* take_if_idle() */
+  atomic {
+    if
+    :: CALLERS == 2 && state == NOBODY && !needed && !closed ->
+       state = CALLER;
+       operation[self] = SENT;
+       waits = true
+    :: skip
+    fi
+  };
+  if
+  :: waits -> work(self); release(); goto waiting
+  :: else
+  fi;
   /* Of three, one waits at once. */
   if
   :: awaited = true; waits = true
@@ -166,6 +180,7 @@ proctype Caller(byte self) {
   :: waits
   :: else -> goto gone
   fi;
+waiting:
   do
   :: atomic { operation[self] == DONE -> break }
   :: atomic {
