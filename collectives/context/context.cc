@@ -126,7 +126,7 @@ std::shared_ptr<Work> Context::submit(Submission submission) {
   }
   if (request.device == DeviceType::Cuda) retired_.sweep();
   std::shared_ptr<Work> work = submission.work;
-  coordinator_->submit(std::make_unique<Submission>(std::move(submission)));
+  coordinator_->submit(make_submission(std::move(submission)));
   return work;
 }
 

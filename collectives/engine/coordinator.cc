@@ -94,9 +94,7 @@ Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
   Result<Executor::RunNow> ran = within_memory(
       [&] { return sets_.run_now(allreduce, crowded_ ? kLooksInCrowd : kLooksAtOnce); });
   if (!ran.ok()) {
-    // It may be the consequence of a leave, which has been told before.
-    const Result<bool> told = receive();
-    if (!told.ok() || !executor_.failure_is_moot()) fail_all(ran.status().message());
+    fail_run_now(ran.status().message());
   } else if (ran.value().state == Executor::RunNow::State::Late) {
     ran.value().work->work_with(baton_);
     run(ran.value().work.get());
@@ -412,6 +410,13 @@ void Coordinator::fail_all(const std::string& reason) {
 }
 
 /// The first failure wins, and lasts.
+/// It may be the consequence of a leave, which has been told before.
+void Coordinator::fail_run_now(const std::string& reason) noexcept {
+  now_ = Clock::now();
+  const Result<bool> told = receive();
+  if (!told.ok() || !executor_.failure_is_moot()) fail_all(reason);
+}
+
 void Coordinator::fail(const std::string& reason) {
   if (failure_.empty()) {
     failure_ = reason;
@@ -419,6 +424,7 @@ void Coordinator::fail(const std::string& reason) {
     // gone. What has failed besides is told by those that have not left.
     logger_.log(leaving_ ? spdlog::level::info : spdlog::level::err, "{}", reason);
   }
+  taken_.clear();
   sets_.end(failure_);
   executor_.fail(failure_);
 }

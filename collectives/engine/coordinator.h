@@ -122,6 +122,7 @@ class Coordinator final : private Baton::Holder {
   Status send(std::span<const int> destinations, const Message& message);
   Status send(int destination, const Message& message) { return send({&destination, 1}, message); }
   void fail_all(const std::string& reason);
+  void fail_run_now(const std::string& reason) noexcept;
   void fail(const std::string& reason);
   bool expecting() const;
   void pause(Clock::duration idle, int looks, bool calling);

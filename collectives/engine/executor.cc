@@ -76,7 +76,7 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
   failed_ = {id, sequence};
   std::optional<Group> group;
   if (trace_ != nullptr) {
-    group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
+    group = alone(sequence, make_submission(allreduce.submission()));
   }
   if (Status status = start_now(channel, sequence, allreduce); !status.ok()) return status;
   for (int look = 0; look < looks.most; ++look) {
@@ -97,9 +97,11 @@ Result<Executor::RunNow> Executor::run_now(ChannelId id, const BlockingAllreduce
     }
     return RunNow{RunNow::State::Done};
   }
-  if (!group) group = alone(sequence, std::make_unique<Submission>(allreduce.submission()));
+  // If there is no memory for it, the operation goes before the caller's tensor can.
+  std::unique_ptr<Operation> operation = std::move(channel.standing);
+  if (!group) group = alone(sequence, make_submission(allreduce.submission()));
   RunNow late{RunNow::State::Late, group->tensors.front().submission->work};
-  group->operation = std::move(channel.standing);
+  group->operation = std::move(operation);
   group->stands = true;
   channel.in_flight.push_back(std::move(*group));
   mark_busy(channel);
@@ -275,10 +277,13 @@ void Executor::fail(const std::string& error) {
   }
 }
 
-void Executor::give_up(const Group& group, const std::string& reason) {
+void Executor::give_up(Group& group, const std::string& reason) {
   if (!reason.empty()) return group.fail(reason);
   // The group keeps its own: other members may still use this memory.
-  declined_.push_back(std::make_unique<Submission>(*group.tensors.front().submission));
+  Submission& given_up = *group.tensors.front().submission;
+  SubmissionPtr again = make_submission(given_up);
+  given_up.work.reset();
+  declined_.push_back(std::move(again));
 }
 
 /// Fails what is in flight from `first` on.
@@ -322,7 +327,7 @@ void Executor::end(ChannelId id, std::uint64_t operations, const std::string& re
   channel.end = operations;
   channel.end_reason = reason;
   const auto ended = [operations](const Group& group) { return group.sequence >= operations; };
-  for (const Group& group : channel.queued) {
+  for (Group& group : channel.queued) {
     if (ended(group)) give_up(group, reason);
   }
   std::erase_if(channel.queued, ended);

@@ -116,7 +116,7 @@ class Executor {
   void finish(Channel& channel, Group& group);
   void withdraw(Channel& channel, std::vector<Group>::iterator first, const std::string& error);
   static void give_up_withdrawn(Channel& channel);
-  void give_up(const Group& group, const std::string& reason);
+  void give_up(Group& group, const std::string& reason);
   void drop_closed();
   FusionBufferPool& buffers(DeviceType device);
 

@@ -111,7 +111,7 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
   for (Operation& operation : operations) {
     if (!operation.submitted[member]) return operation;
   }
-  Operation& operation = operations.emplace_back();
+  Operation operation;
   operation.first = request;
   operation.first_rank = rank;
   operation.since = now;
@@ -124,7 +124,7 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
     count(operation, member_of(gone));
     fail(operation, left_error(request, gone));
   }
-  return operation;
+  return operations.emplace_back(std::move(operation));
 }
 
 void Negotiator::count(Operation& operation, std::size_t member) {

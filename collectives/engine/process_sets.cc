@@ -105,10 +105,10 @@ void ProcessSets::take(SubmissionPtr taken, Outbox& outbox, Clock::time_point no
       recurring->work = submission.work;
       return plans_.start(std::move(taken), channel, rank_);
     }
-    plans_.start(std::make_unique<Submission>(Submission{.channel = submission.channel,
-                                                         .plan = recurring->plan,
-                                                         .request = recurring->request,
-                                                         .declines = true}),
+    plans_.start(make_submission({.channel = submission.channel,
+                                  .plan = recurring->plan,
+                                  .request = recurring->request,
+                                  .declines = true}),
                  channel, rank_);
     channel.recurring.remove(request.name);
   }

@@ -34,4 +34,14 @@ void Work::complete(Status status, Outcome outcome) {
   condition_.notify_all();
 }
 
+void EndSubmission::operator()(Submission* submission) const noexcept {
+  Work* const work = submission->work.get();
+  if (work != nullptr && !work->done()) work->complete(Status::error("out of memory"));
+  delete submission;
+}
+
+SubmissionPtr make_submission(Submission submission) {
+  return SubmissionPtr(new Submission(std::move(submission)));
+}
+
 }  // namespace kolo::core

@@ -102,6 +102,7 @@ struct Submission {
   std::vector<DeviceCopy> pack;
   /// Owns all that memory until the operation is done, on the GPU as well.
   std::shared_ptr<void> keepalive;
+  /// Null once another submission has taken it over.
   std::shared_ptr<Work> work = std::make_shared<Work>();
   /// Whoever submits it calls `work->wait()` at once, so that no other thread need be woken for it.
   bool awaited = false;
@@ -112,7 +113,14 @@ struct Submission {
   std::shared_ptr<OperationTimes> times;
 };
 
+/// Where memory is short, a submission may be lost on its way: its Work says so. (In words that
+/// take no memory.)
+struct EndSubmission {
+  void operator()(Submission* submission) const noexcept;
+};
+
 /// It is large, and goes through many hands.
-using SubmissionPtr = std::unique_ptr<Submission>;
+using SubmissionPtr = std::unique_ptr<Submission, EndSubmission>;
+SubmissionPtr make_submission(Submission submission);
 
 }  // namespace kolo::core

@@ -108,13 +108,15 @@ Arena::Arena(Descriptor file, Mapping mapping, const Layout& layout)
 
 std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
   const std::size_t size = Heap::round_up(std::max(bytes, std::size_t{1}));
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   const std::optional<std::size_t> offset = heap_.take(bytes);
   if (!offset) return nullptr;
   if (!add_pages(file_, *offset, size).ok()) {
     heap_.give_back(*offset, bytes);
     return nullptr;
   }
+  // Without memory for its owner's count, it is given back at once.
+  lock.unlock();
   return {mapping_->begin() + *offset,
           [self = shared_from_this(), offset = *offset, bytes](std::byte* /*memory*/) {
             self->give_back(offset, bytes);

@@ -102,7 +102,7 @@ struct Tensor {
 
   AgreedSubmission agreed(const std::string& name, ChannelId channel = kWorldChannel) {
     AgreedSubmission agreed;
-    agreed.submission = std::make_unique<Submission>();
+    agreed.submission = make_submission({});
     Submission& submission = *agreed.submission;
     submission.channel = channel;
     submission.request.name = name;
