@@ -255,6 +255,10 @@ class Errors(TestCase):
         self.assert_fails(run("idle", "--window", "0.1", "--json", path), 1,
                           f"kolo-bench: cannot write {path}: Not a directory")
 
+    def test_one_rank_fails_while_the_other_waits(self):
+        self.assert_fails(run("step", "--models", "small", "--json", self.json / "below", ranks=2), 1,
+                          "kolo-bench: cannot write")
+
     def test_help(self):
         for arguments in ([], ["allreduce"], ["step"], ["train"], ["negotiate"], ["idle"]):
             done = run(*arguments, "--help")
