@@ -46,12 +46,8 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
       id_(options.process_set.id(), place_.plan),
       prefix_(c10::str("optimizer", id_.second / 2, "/")),
       alone_(context_->topology().size == 1) {
-  for (const auto& [name, tensor] : parameters) {
-    names_.push_back(prefix_ + name);
-    gradients_.emplace_back(tensor, gradients_.size());
-  }
   if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
-  if (refusal.empty() && !alone_) refusal = make_first_plan();
+  if (refusal.empty()) refusal = make_gradients(parameters);
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
                                     detail::describe(parameters, options), refusal,
                                     options.process_set);
@@ -66,8 +62,13 @@ std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
   return parameters;
 }
 
-/// Why there is no memory for one; empty when there is.
-std::string DistributedOptimizer::Reducer::make_first_plan() {
+/// And their first plan. Why there is no memory for it; empty when there is.
+std::string DistributedOptimizer::Reducer::make_gradients(const NamedParameters& parameters) {
+  for (const auto& [name, tensor] : parameters) {
+    names_.push_back(prefix_ + name);
+    gradients_.emplace_back(tensor, gradients_.size());
+  }
+  if (alone_) return {};
   tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
   try {
     adopt(tuning_->first_groups());

@@ -117,7 +117,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   };
 
   std::vector<torch::Tensor> tensors() const;
-  std::string make_first_plan();
+  std::string make_gradients(const NamedParameters& parameters);
   void adopt(const core::Grouping& groups);
   void require_plan() const;
   void leave();

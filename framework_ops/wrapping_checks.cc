@@ -16,6 +16,11 @@ std::string find_refusal(const core::Context& context, const NamedParameters& pa
   for (const auto& [name, parameter] : parameters) {
     const std::string unfit = refusal(context, parameter);
     if (!unfit.empty()) return c10::str("parameter '", name, "': ", unfit);
+    if (!c10::isFloatingType(parameter.scalar_type())) {
+      return c10::str(
+          "parameter '", name, "' is ", parameter.scalar_type(),
+          ", which has no gradient: make it a buffer, or leave it out of the optimizer");
+    }
     if (is_watched(*accumulator_of(parameter))) {
       return c10::str("parameter '", name,
                       "' already belongs to another DistributedOptimizer. Give each parameter to "
