@@ -59,6 +59,20 @@ TEST_F(OptimizerErrorsTest, ParametersThatWereAddedLaterOnOneRank) {
   expect_usable();
 }
 
+TEST_F(OptimizerErrorsTest, ParametersThatWereExchangedLater) {
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  for (const bool in_wrapper : {false, true}) {
+    expect_right_training(optimizer);
+    torch::Tensor& parameter =
+        (in_wrapper ? optimizer : optimizer.inner()).param_groups()[0].params()[3];
+    const torch::Tensor before = parameter;
+    parameter = torch::zeros_like(parameter).requires_grad_();
+    expect_error([&] { optimizer.step(); }, {"exchanged", "wrap it anew"});
+    parameter = before;
+  }
+  expect_right_training(optimizer);
+}
+
 TEST_F(OptimizerErrorsTest, AnotherShapeOnOneRankLater) {
   if (alone_) return;
   DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
