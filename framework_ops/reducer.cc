@@ -95,10 +95,10 @@ void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
   groups_.assign(plan_->groups().size(), Group{});
 }
 
-/// There is none when memory did not suffice for one that was to be adopted.
+/// There is none when this rank could not find other groups, or adopt them.
 void DistributedOptimizer::Reducer::require_plan() const {
   if (plan_ != nullptr) return;
-  throw Error(prefix_ + ": there was not enough memory for its gradients, and it cannot go on");
+  throw Error(prefix_ + ": its gradients could not be grouped anew, and it cannot go on");
 }
 
 /// The other ranks do not wait for it any more.

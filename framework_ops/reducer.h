@@ -56,8 +56,8 @@ struct Call;
 ///                                       was accepted
 ///   a rank leaves, or destroys its      operations that it has not submitted fail on the others
 ///   optimizer
-///   memory does not suffice for groups  the same: this rank's optimizer leaves, and throws from here on
-///   that are to be adopted
+///   memory does not suffice to find     the same: this rank's optimizer leaves, and throws from here on
+///   groups, or to adopt them
 ///
 /// Counting the rounds that are accepted:
 ///
