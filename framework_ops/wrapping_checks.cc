@@ -36,7 +36,8 @@ std::vector<std::string> describe(const NamedParameters& parameters,
       c10::str("reduce op ", core::to_string(to_core(options.op))),
       c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
   for (const auto& [name, tensor] : parameters) {
-    lines.push_back(c10::str("'", name, "' ", tensor.scalar_type(), " ", tensor.sizes()));
+    lines.push_back(c10::str("'", name, "' ", tensor.device().type(), " ", tensor.scalar_type(),
+                             " ", tensor.sizes()));
     // Gradients have the parameter's layout.
     if (!tensor.is_contiguous()) lines.back() += c10::str(" with strides ", tensor.strides());
   }
