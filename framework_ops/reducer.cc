@@ -203,6 +203,7 @@ torch::Tensor DistributedOptimizer::Reducer::step(
 torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& loss) {
   reduce_local();
   if (alone_ || !loss.defined()) return loss;
+  const Waiting waiting(*this);
   return allreduce(loss.detach(),
                    {.name = prefix_ + "loss", .process_set = options_.process_set});
 }
@@ -241,6 +242,7 @@ void DistributedOptimizer::Reducer::tell_failure() {
     close_round(/*failed=*/true, /*in_step=*/true);
   }
   try {
+    const Waiting waiting(*this);
     place_.family->meet_in_step(place_.number);
   } catch (const Error&) {
     // What it comes to is for the others: here the reason itself is on its way.
