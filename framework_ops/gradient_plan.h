@@ -39,7 +39,8 @@ class GradientPlan {
   bool is_cut_by(const core::Grouping& groups) const;
   void cut(const core::Grouping& groups);
 
-  /// Lets go of a parameter's place; a group's memory goes with its last one.
+  /// Lets go of a parameter's place. A group's memory goes with its last one; that of groups which
+  /// were cut from one, with the last of them all.
   void release(std::size_t parameter);
 
   std::size_t group_of(std::size_t parameter) const { return places_[parameter].group; }

@@ -132,7 +132,7 @@ void OptimizerFamily::conclude(const Call& own, bool in_step, std::string& error
   const auto note = [&error](const auto& action) {
     try {
       action();
-    } catch (const Error& failure) {
+    } catch (const std::exception& failure) {
       if (error.empty()) error = failure.what();
     }
   };
@@ -158,7 +158,7 @@ void OptimizerFamily::conclude(const Call& own, bool in_step, std::string& error
     if (!member->closed()) note([&] { member->join_round(in_step); });
   }
   for (Member* member : meeting) {
-    note([&] { member->finish_rounds(in_step); });
+    if (member->closed()) note([&] { member->finish_rounds(in_step); });
   }
   if (error.empty()) error = disagreement;
   const bool all_step = std::ranges::all_of(calls, [&](const RoundCall& call) {

@@ -64,7 +64,8 @@ using RoundCall = Word<CallHead>;
 /// Used by one thread at a time. Two threads that train need a process set each.
 class OptimizerFamily {
  public:
-  /// An optimizer, as the family sees it. What may throw throws kolo::Error.
+  /// An optimizer, as the family sees it. What may throw throws kolo::Error,
+  /// or for want of memory.
   class Member {
    public:
     virtual ~Member() = default;

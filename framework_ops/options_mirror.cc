@@ -3,7 +3,7 @@
 #include <kolo/error.h>
 #include <torch/torch.h>
 
-#include <utility>
+#include <algorithm>
 
 namespace kolo::detail {
 namespace {
@@ -52,17 +52,14 @@ void assign(OptimizerOptions& target, const OptimizerOptions& source) {
   if (has_learning_rate(source)) target.set_lr(source.get_lr());
 }
 
-std::vector<std::size_t> sizes_of_groups(const torch::optim::Optimizer& optimizer) {
-  std::vector<std::size_t> sizes;
-  for (const auto& group : optimizer.param_groups()) sizes.push_back(group.params().size());
-  return sizes;
-}
-
 }  // namespace
 
 OptionsMirror::OptionsMirror(torch::optim::Optimizer& wrapper, torch::optim::Optimizer& inner)
-    : wrapper_(wrapper), inner_(inner), group_sizes_(sizes_of_groups(inner)) {
-  for (const auto& group : inner.param_groups()) last_.push_back(group.options().clone());
+    : wrapper_(wrapper), inner_(inner) {
+  for (const auto& group : inner.param_groups()) {
+    last_.push_back(group.options().clone());
+    parameters_.push_back(group.params());
+  }
 }
 
 void OptionsMirror::reconcile() {
@@ -82,9 +79,15 @@ void OptionsMirror::reconcile() {
 }
 
 void OptionsMirror::require_unchanged_groups() const {
-  if (sizes_of_groups(inner_) == group_sizes_ && sizes_of_groups(wrapper_) == group_sizes_) return;
+  const auto has_them = [this](const torch::optim::Optimizer& optimizer) {
+    return std::ranges::equal(
+        optimizer.param_groups(), parameters_, [](const auto& group, const auto& parameters) {
+          return std::ranges::equal(group.params(), parameters, &torch::Tensor::is_same);
+        });
+  };
+  if (has_them(inner_) && has_them(wrapper_)) return;
   throw Error(
-      "parameters were added to an optimizer, or removed, after it was wrapped in a "
+      "parameters were added to an optimizer, removed or exchanged after it was wrapped in a "
       "DistributedOptimizer: change it first, then wrap it anew");
 }
 

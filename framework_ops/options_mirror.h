@@ -22,7 +22,7 @@ class OptionsMirror {
   OptionsMirror(torch::optim::Optimizer& wrapper, torch::optim::Optimizer& inner);
 
   /// Carries over what has changed since the last call; a change on the wrapper wins.
-  /// @throws kolo::Error when parameters or groups were added or removed on either side.
+  /// @throws kolo::Error when parameters or groups were added, removed or exchanged on either side.
   void reconcile();
 
  private:
@@ -32,7 +32,8 @@ class OptionsMirror {
   torch::optim::Optimizer& inner_;
   /// As of the last call, by group.
   std::vector<std::unique_ptr<torch::optim::OptimizerOptions>> last_;
-  std::vector<std::size_t> group_sizes_;
+  /// By group; kept alive, so that no other tensor can be taken for one of them.
+  std::vector<std::vector<torch::Tensor>> parameters_;
 };
 
 }  // namespace kolo::detail

@@ -46,12 +46,8 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
       id_(options.process_set.id(), place_.plan),
       prefix_(c10::str("optimizer", id_.second / 2, "/")),
       alone_(context_->topology().size == 1) {
-  for (const auto& [name, tensor] : parameters) {
-    names_.push_back(prefix_ + name);
-    gradients_.emplace_back(tensor, gradients_.size());
-  }
   if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
-  if (refusal.empty() && !alone_) refusal = make_first_plan();
+  if (refusal.empty()) refusal = make_gradients(parameters);
   detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
                                     detail::describe(parameters, options), refusal,
                                     options.process_set);
@@ -66,8 +62,13 @@ std::vector<torch::Tensor> DistributedOptimizer::Reducer::tensors() const {
   return parameters;
 }
 
-/// Why there is no memory for one; empty when there is.
-std::string DistributedOptimizer::Reducer::make_first_plan() {
+/// And their first plan. Why there is no memory for it; empty when there is.
+std::string DistributedOptimizer::Reducer::make_gradients(const NamedParameters& parameters) {
+  for (const auto& [name, tensor] : parameters) {
+    names_.push_back(prefix_ + name);
+    gradients_.emplace_back(tensor, gradients_.size());
+  }
+  if (alone_) return {};
   tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
   try {
     adopt(tuning_->first_groups());
@@ -94,10 +95,10 @@ void DistributedOptimizer::Reducer::adopt(const core::Grouping& groups) {
   groups_.assign(plan_->groups().size(), Group{});
 }
 
-/// There is none when memory did not suffice for one that was to be adopted.
+/// There is none when this rank could not find other groups, or adopt them.
 void DistributedOptimizer::Reducer::require_plan() const {
   if (plan_ != nullptr) return;
-  throw Error(prefix_ + ": there was not enough memory for its gradients, and it cannot go on");
+  throw Error(prefix_ + ": its gradients could not be grouped anew, and it cannot go on");
 }
 
 /// The other ranks do not wait for it any more.
@@ -202,6 +203,7 @@ torch::Tensor DistributedOptimizer::Reducer::step(
 torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& loss) {
   reduce_local();
   if (alone_ || !loss.defined()) return loss;
+  const Waiting waiting(*this);
   return allreduce(loss.detach(),
                    {.name = prefix_ + "loss", .process_set = options_.process_set});
 }
@@ -240,6 +242,7 @@ void DistributedOptimizer::Reducer::tell_failure() {
     close_round(/*failed=*/true, /*in_step=*/true);
   }
   try {
+    const Waiting waiting(*this);
     place_.family->meet_in_step(place_.number);
   } catch (const Error&) {
     // What it comes to is for the others: here the reason itself is on its way.

@@ -56,8 +56,8 @@ struct Call;
 ///                                       was accepted
 ///   a rank leaves, or destroys its      operations that it has not submitted fail on the others
 ///   optimizer
-///   memory does not suffice for groups  the same: this rank's optimizer leaves, and throws from here on
-///   that are to be adopted
+///   memory does not suffice to find     the same: this rank's optimizer leaves, and throws from here on
+///   groups, or to adopt them
 ///
 /// Counting the rounds that are accepted:
 ///
@@ -117,7 +117,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   };
 
   std::vector<torch::Tensor> tensors() const;
-  std::string make_first_plan();
+  std::string make_gradients(const NamedParameters& parameters);
   void adopt(const core::Grouping& groups);
   void require_plan() const;
   void leave();

@@ -157,22 +157,23 @@ void DistributedOptimizer::Reducer::follow(const std::vector<ClosingWord>& words
 /// Until groups are adopted that follow from what rounds have shown.
 void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
   if (tuning_ == nullptr) return;
-  RoundTimes times;
-  for (const RoundGradient& gradient : gradients_) {
-    auto& ready = times.ready.emplace_back();
-    if (began_ && gradient.taken()) ready = gradient.ready() - *began_;
-  }
-  for (const Group& group : groups_) times.groups.push_back(*group.times);
-  const std::optional<core::Grouping> groups = tuning_->accept(
-      times, first_rank == context_->topology().rank, [&](const torch::Tensor& tensor) {
-        return broadcast_async(tensor, first_rank,
-                               {.name = prefix_ + "groups", .process_set = options_.process_set});
-      });
-  if (!groups) return;
   try {
+    RoundTimes times;
+    for (const RoundGradient& gradient : gradients_) {
+      auto& ready = times.ready.emplace_back();
+      if (began_ && gradient.taken()) ready = gradient.ready() - *began_;
+    }
+    for (const Group& group : groups_) times.groups.push_back(*group.times);
+    const std::optional<core::Grouping> groups = tuning_->accept(
+        times, first_rank == context_->topology().rank, [&](const torch::Tensor& tensor) {
+          return broadcast_async(tensor, first_rank,
+                                 {.name = prefix_ + "groups", .process_set = options_.process_set});
+        });
+    if (!groups) return;
     adopt(*groups);
   } catch (...) {
     leave();
+    plan_.reset();
     throw;
   }
   tuning_->tell(*context_, prefix_.substr(0, prefix_.size() - 1), track_);

@@ -62,9 +62,9 @@ bool RoundGradient::after(const GradientPlan& plan) {
   } else if (was_empty_ && !gradient().requires_grad() && plan.fits(gradient(), index_)) {
     if (gradient().is_cuda()) {
       stored_ = gradient();
-    } else {
-      if (!plan.lies_in_place(gradient(), index_)) plan.view(index_).copy_(gradient());
-      gradient() = plan.view(index_);
+    } else if (!plan.lies_in_place(gradient(), index_)) {
+      plan.view(index_).copy_(gradient());
+      gradient() = plan.view(index_).detach();
     }
   }
   return true;
@@ -104,10 +104,10 @@ void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
     return;
   }
   if (any_fresh) {
-    if (result.defined() && !moves && !plan.lies_in_place(result, index_)) {
+    if (!result.defined() || moves) {
+      result = place.detach();
+    } else if (!plan.lies_in_place(result, index_)) {
       result.detach().copy_(place);
-    } else {
-      result = place;
     }
     reduced_ = true;
   } else if (untouched.defined()) {
@@ -129,7 +129,7 @@ bool RoundGradient::altered() const {
 void RoundGradient::move_to(const torch::Tensor& place, const GradientPlan& old) {
   if (!gradient().defined() || !old.lies_in_place(gradient(), index_)) return;
   place.copy_(gradient());
-  gradient() = place;
+  gradient() = place.detach();
 }
 
 }  // namespace kolo

@@ -16,8 +16,9 @@
 namespace kolo {
 
 /// Between a parameter's grad() and its place in the plan. A gradient that autograd has stored
-/// where there was none moves to its place, and grad() becomes the place; one that the program has
-/// put somewhere, or that has a graph, stays where it is, and is copied to its place and back.
+/// where there was none moves to its place, and grad() becomes a tensor over the place, of its own: a
+/// program may give it other memory. One that the program has put somewhere, or that has a graph,
+/// stays where it is, and is copied to its place and back.
 ///
 /// On the host it moves just before autograd stores it, which then keeps the place instead of memory of its
 /// own: one copy, and no gradient-sized blocks that come and go and leave the heap full of holes.

@@ -1,3 +1,4 @@
+#include <c10/util/Type.h>
 #include <kolo/distributed_optimizer.h>
 #include <kolo/error.h>
 #include <kolo/init.h>
@@ -9,6 +10,7 @@
 #include <sstream>
 #include <string>
 #include <type_traits>
+#include <typeinfo>
 #include <vector>
 
 #include "same_on_all_ranks.h"
@@ -47,8 +49,9 @@ bool can_be_saved(const torch::optim::Optimizer& optimizer) {
          dynamic_cast<const torch::optim::Adagrad*>(&optimizer) != nullptr;
 }
 
-std::vector<std::string> describe_groups(torch::optim::Optimizer& optimizer) {
-  std::vector<std::string> lines;
+/// What must be the same on all ranks, in words.
+std::vector<std::string> describe(const torch::optim::Optimizer& optimizer) {
+  std::vector<std::string> lines = {c10::demangle(typeid(optimizer).name())};
   for (const auto& group : optimizer.param_groups()) {
     lines.push_back(c10::str("a group of ", group.params().size(), " parameters"));
     for (const torch::Tensor& parameter : group.params()) lines.push_back(describe(parameter));
@@ -155,11 +158,14 @@ void broadcast_parameters(torch::nn::Module& module, int root_rank) {
 void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank) {
   const torch::NoGradGuard no_grad;
   torch::optim::Optimizer& inner = innermost(optimizer);
+  std::string refusal;
   if (!can_be_saved(inner)) {
-    throw Error("broadcast_optimizer_state: only SGD, Adam, AdamW, RMSprop and Adagrad are supported");
+    refusal = c10::str("broadcast_optimizer_state: only SGD, Adam, AdamW, RMSprop and Adagrad are ",
+                       "supported, not ", c10::demangle(typeid(inner).name()));
   }
-  detail::require_same_on_all_ranks("broadcast_optimizer_state", "the optimizer's parameter groups",
-                                    describe_groups(inner));
+  detail::require_same_on_all_ranks("broadcast_optimizer_state",
+                                    "the optimizer's kind and parameter groups", describe(inner),
+                                    refusal);
   const bool is_root = rank() == root_rank;
   const std::string serialized = is_root ? serialize(inner) : std::string();
   torch::Tensor size = torch::tensor(static_cast<std::int64_t>(serialized.size()));

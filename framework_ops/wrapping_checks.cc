@@ -16,6 +16,11 @@ std::string find_refusal(const core::Context& context, const NamedParameters& pa
   for (const auto& [name, parameter] : parameters) {
     const std::string unfit = refusal(context, parameter);
     if (!unfit.empty()) return c10::str("parameter '", name, "': ", unfit);
+    if (!c10::isFloatingType(parameter.scalar_type())) {
+      return c10::str(
+          "parameter '", name, "' is ", parameter.scalar_type(),
+          ", which has no gradient: make it a buffer, or leave it out of the optimizer");
+    }
     if (is_watched(*accumulator_of(parameter))) {
       return c10::str("parameter '", name,
                       "' already belongs to another DistributedOptimizer. Give each parameter to "
@@ -31,7 +36,8 @@ std::vector<std::string> describe(const NamedParameters& parameters,
       c10::str("reduce op ", core::to_string(to_core(options.op))),
       c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
   for (const auto& [name, tensor] : parameters) {
-    lines.push_back(c10::str("'", name, "' ", tensor.scalar_type(), " ", tensor.sizes()));
+    lines.push_back(c10::str("'", name, "' ", tensor.device().type(), " ", tensor.scalar_type(),
+                             " ", tensor.sizes()));
     // Gradients have the parameter's layout.
     if (!tensor.is_contiguous()) lines.back() += c10::str(" with strides ", tensor.strides());
   }

@@ -51,9 +51,9 @@ class DistributedOptimizer : public torch::optim::Optimizer {
   ///
   /// Collective.
   ///
-  /// @throws kolo::Error on every rank when, on any, a parameter of `inner` has no name, is no dense CPU
-  ///         tensor, or already belongs to another DistributedOptimizer; and when the parameters differ
-  ///         between ranks.
+  /// @throws kolo::Error on every rank when, on any, a parameter of `inner` has no name, is no
+  ///         dense floating tensor on the CPU or on local_device(), or already belongs to another
+  ///         DistributedOptimizer; and when the parameters differ between ranks.
   DistributedOptimizer(torch::optim::Optimizer& inner,
                        torch::OrderedDict<std::string, torch::Tensor> parameters,
                        DistributedOptimizerOptions options = {});

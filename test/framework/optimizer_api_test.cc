@@ -339,6 +339,17 @@ TEST_F(OptimizerApiTest, SaysHowLongItHasWaited) {
     train(net, wrapper, 1);
     EXPECT_GT(wrapper.exposed_seconds(), last);
     last = wrapper.exposed_seconds();
+    // The mean of the losses as well.
+    wrapper.step([&] {
+      wrapper.zero_grad();
+      const auto loss =
+          squared_error(net->forward(input(step, 0, kolo::rank())), step, 0, kolo::rank());
+      loss.backward();
+      last = wrapper.exposed_seconds();
+      return loss;
+    });
+    EXPECT_GT(wrapper.exposed_seconds(), last);
+    last = wrapper.exposed_seconds();
   }
 }
 

@@ -59,6 +59,20 @@ TEST_F(OptimizerErrorsTest, ParametersThatWereAddedLaterOnOneRank) {
   expect_usable();
 }
 
+TEST_F(OptimizerErrorsTest, ParametersThatWereExchangedLater) {
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  for (const bool in_wrapper : {false, true}) {
+    expect_right_training(optimizer);
+    torch::Tensor& parameter =
+        (in_wrapper ? optimizer : optimizer.inner()).param_groups()[0].params()[3];
+    const torch::Tensor before = parameter;
+    parameter = torch::zeros_like(parameter).requires_grad_();
+    expect_error([&] { optimizer.step(); }, {"exchanged", "wrap it anew"});
+    parameter = before;
+  }
+  expect_right_training(optimizer);
+}
+
 TEST_F(OptimizerErrorsTest, AnotherShapeOnOneRankLater) {
   if (alone_) return;
   DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
@@ -73,6 +87,26 @@ TEST_F(OptimizerErrorsTest, AnotherShapeOnOneRankLater) {
     expect_error([&] { loss().backward(); }, {"c.bias' on rank 1", "shape"});
   }
   EXPECT_TRUE(identical(flat_parameters(*net_), before));
+}
+
+TEST_F(OptimizerErrorsTest, AGradientThatWasResizedOrConvertedOnOneRank) {
+  if (alone_) return;
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  for (const torch::Tensor& other :
+       {torch::ones({5}, there(torch::kFloat64)), torch::ones({3}, there(torch::kFloat32))}) {
+    expect_right_training(optimizer);
+    const torch::Tensor before = flat_parameters(*net_);
+    const std::vector<std::string> parts = {"c.bias' on rank 1", "shape, dtype and device"};
+    if (kolo::rank() == 1) {
+      net_->c->bias.mutable_grad().set_data(other);
+      expect_error([&] { (net_->b->bias * 2).sum().backward(); }, parts);
+      net_->c->bias.mutable_grad().reset();
+    } else {
+      expect_error([&] { loss().backward(); }, parts);
+    }
+    EXPECT_TRUE(identical(flat_parameters(*net_), before));
+  }
+  expect_right_training(optimizer);
 }
 
 TEST_F(OptimizerErrorsTest, ParametersThatWereConvertedLater) {

@@ -72,6 +72,24 @@ TEST_F(OptimizerErrorsTest, OtherDtypesOnARank) {
                {"'weight'", "Float [2, 5] on rank 0", "Double [2, 5] on rank 1"});
 }
 
+TEST_F(OptimizerErrorsTest, DtypesWithoutGradients) {
+  for (const auto& [dtype, name] :
+       {std::pair(torch::kInt64, "Long"), std::pair(torch::kBool, "Bool")}) {
+    // On all ranks, and on the last one only.
+    for (const int first : {0, last_rank()}) {
+      Names names;
+      names.insert("count",
+                   torch::ones({1}, there(kolo::rank() < first ? torch::kFloat32 : dtype)));
+      torch::optim::SGD inner({names["count"]}, 0.1);
+      expect_error([&] { DistributedOptimizer(inner, names); },
+                   {c10::str("on rank ", first, ": parameter 'count' is ", name),
+                    "has no gradient: make it a buffer"});
+    }
+  }
+  DistributedOptimizer optimizer(*sgd_, net_->named_parameters());
+  expect_right_training(optimizer);
+}
+
 TEST_F(OptimizerErrorsTest, AnotherLayoutOnARank) {
   if (alone_) return;
   torch::nn::Conv2d layer(torch::nn::Conv2dOptions(2, 3, 5));

@@ -87,6 +87,17 @@ TEST_F(OptimizerTest, GradientsThatAreUndefinedByHand) {
   }});
 }
 
+TEST_F(OptimizerTest, GradientsThatGetOtherMemory) {
+  expect_as_in_one_process({.body = [](Training& run, int step) {
+    for (torch::Tensor& parameter : run.net->parameters()) {
+      torch::Tensor& gradient = parameter.mutable_grad();
+      if (gradient.defined()) gradient.set_data(torch::zeros_like(gradient));
+    }
+    run.loss(step).backward();
+    run.optimizer().step();
+  }});
+}
+
 TEST_F(OptimizerTest, GradientsThatAreDiscardedAfterBackward) {
   expect_as_in_one_process({.body = [](Training& run, int step) {
     run.loss(step, 1).backward();

@@ -255,6 +255,31 @@ TEST_F(StateSyncTest, OptimizersThatCannotBeSaved) {
   expect_usable();
 }
 
+TEST_F(StateSyncTest, AnOptimizerThatCannotBeSavedOnOneRank) {
+  Net net;
+  torch::optim::LBFGS lbfgs(net->parameters(), 0.1);
+  const OptimizerPtr plain = sgd()(net->parameters());
+  torch::optim::Optimizer& own = kolo::rank() == last_rank() ? lbfgs : *plain;
+  expect_error([&] { kolo::broadcast_optimizer_state(own, 0); },
+               {"on rank " + std::to_string(last_rank()), "only SGD", "not torch::optim::LBFGS"});
+  expect_usable();
+}
+
+TEST_F(StateSyncTest, OptimizersOfOtherKinds) {
+  if (kolo::size() == 1) return;
+  const auto make = [](int rank) { return rank == last_rank() ? adam() : sgd(); };
+  for (const int root : {0, last_rank()}) {
+    Trained own(make(kolo::rank()), kolo::rank(), 2);
+    Trained oracle(make(kolo::rank()), kolo::rank(), 2);
+    expect_error([&] { kolo::broadcast_optimizer_state(*own.optimizer, root); },
+                 {"kind", "torch::optim::SGD on rank 0",
+                  "torch::optim::Adam on rank " + std::to_string(last_rank())});
+    // It has its state still.
+    expect_to_go_on_as(own, oracle);
+  }
+  expect_usable();
+}
+
 TEST_F(StateSyncTest, OptimizersOfOtherParameters) {
   if (kolo::size() == 1) return;
   torch::nn::Linear model(3, kolo::rank() == last_rank() ? 4 : 2);
