@@ -79,10 +79,6 @@ void Timeline::arrow(std::string_view name, Place from, Place to) {
   writer_->append(first.followed_by(last));
 }
 
-void Timeline::counter(std::string_view name, TimePoint time, double value) {
-  writer_->append(event('C', name, kProcess, time).args({{"value", value}}).line());
-}
-
 void Timeline::append(std::string_view lines) { writer_->append(lines); }
 
 void Timeline::flush() { writer_->flush(); }

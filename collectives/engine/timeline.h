@@ -83,9 +83,6 @@ class Timeline {
   /// (begin == end), as a moment to start from.
   void arrow(std::string_view name, Place from, Place to);
 
-  /// A value that holds from `time` on; drawn as a graph of its own.
-  void counter(std::string_view name, TimePoint time, double value);
-
   /// Lines of another rank's timeline.
   void append(std::string_view lines);
 

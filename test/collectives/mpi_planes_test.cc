@@ -87,6 +87,7 @@ TEST_F(MpiTest, Topology) {
   EXPECT_EQ(topology_.local_size, size);
   EXPECT_EQ(topology_.cross_rank, 0);
   EXPECT_EQ(topology_.cross_size, 1);
+  EXPECT_TRUE(topology_.with_rank_0);
   EXPECT_GE(session_.thread_level(), MPI_THREAD_SERIALIZED);
 }
 

@@ -34,7 +34,7 @@ TEST(Timeline, DescribesItsRankAndTracks) {
   EXPECT_EQ(events[5]["args"]["sort_index"], 2);
 }
 
-TEST(Timeline, RecordsSlicesInstantsAndCounters) {
+TEST(Timeline, RecordsSlicesAndInstants) {
   const TemporaryPath path;
   {
     const auto timeline = open_timeline(options_for(path));
@@ -44,7 +44,6 @@ TEST(Timeline, RecordsSlicesInstantsAndCounters) {
                     {{"tensors", tensors}, {"bytes", 2052}, {"plane", "shm"}});
     timeline->slice(track, "reduce", TimePoint(1s + 6001ns), TimePoint(1s + 9us));
     timeline->instant(track, "plan", TimePoint(1s + 7us), {{"hash", "a1"}});
-    timeline->counter("lateness", TimePoint(1s), 1.5);
   }
   const std::vector<Json> events = read_events(path.string());
   const std::vector<Json> slices = with_phase(events, "X");
@@ -56,8 +55,6 @@ TEST(Timeline, RecordsSlicesInstantsAndCounters) {
       "name":"reduce"})"));
   EXPECT_EQ(with_phase(events, "i").at(0), Json::parse(R"({"ph":"i","pid":3,"tid":1,"ts":7.0,
       "name":"plan","s":"t","args":{"hash":"a1"}})"));
-  EXPECT_EQ(with_phase(events, "C").at(0), Json::parse(R"({"ph":"C","pid":3,"tid":0,"ts":0.0,
-      "name":"lateness","args":{"value":1.5}})"));
 }
 
 TEST(Timeline, PairsAsyncSlicesAndArrowsById) {
