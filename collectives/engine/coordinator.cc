@@ -409,7 +409,6 @@ void Coordinator::fail_all(const std::string& reason) {
   fail(failure.reason);
 }
 
-/// The first failure wins, and lasts.
 /// It may be the consequence of a leave, which has been told before.
 void Coordinator::fail_run_now(const std::string& reason) noexcept {
   now_ = Clock::now();
@@ -417,6 +416,7 @@ void Coordinator::fail_run_now(const std::string& reason) noexcept {
   if (!told.ok() || !executor_.failure_is_moot()) fail_all(reason);
 }
 
+/// The first failure wins, and lasts.
 void Coordinator::fail(const std::string& reason) {
   if (failure_.empty()) {
     failure_ = reason;
@@ -424,6 +424,7 @@ void Coordinator::fail(const std::string& reason) {
     // gone. What has failed besides is told by those that have not left.
     logger_.log(leaving_ ? spdlog::level::info : spdlog::level::err, "{}", reason);
   }
+  // What lacked the memory to be handed in.
   taken_.clear();
   sets_.end(failure_);
   executor_.fail(failure_);

@@ -7,13 +7,13 @@
 #include <bit>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <string>
 #include <variant>
 #include <vector>
+
+#include "support/operator_new.h"
 
 namespace {
 
@@ -22,16 +22,7 @@ std::atomic<std::size_t> allocated = 0;
 
 }  // namespace
 
-// Not inlined, or g++ sees a new that is freed.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  allocated += bytes;
-  if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes); memory != nullptr) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t /*bytes*/) noexcept {
-  std::free(memory);
-}
+void kolo::testing::before_allocation(std::size_t bytes) { allocated += bytes; }
 
 namespace kolo::core {
 namespace {

@@ -2,11 +2,11 @@
 
 #include <array>
 #include <atomic>
-#include <cstdlib>
 #include <new>
 #include <thread>
 
 #include "ranks_fixture.h"
+#include "support/operator_new.h"
 
 namespace {
 
@@ -20,15 +20,8 @@ bool runs_out() {
 
 }  // namespace
 
-// Not inlined, or g++ sees a new that is freed.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
+void kolo::testing::before_allocation(std::size_t /*bytes*/) {
   if (runs_out()) throw std::bad_alloc();
-  if (void* const memory = std::malloc(bytes == 0 ? 1 : bytes); memory != nullptr) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t /*bytes*/) noexcept {
-  std::free(memory);
 }
 
 namespace kolo::core {

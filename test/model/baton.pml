@@ -1,8 +1,8 @@
 /*
  * The baton (collectives/engine/baton.h): the coordinator's thread, and CALLERS (2 or 3) threads of which each
- * submits one operation, and waits for it or goes away, or runs it by itself while nobody works. Whoever holds the baton sends what was submitted, and ends
- * what the peers have answered; the peers answer in any order, and ring. The rank may leave at any time,
- * and then one operation is answered only after that.
+ * submits one operation, and waits for it or goes away, or runs it by itself while nobody works. Whoever holds
+ * the baton sends what was submitted, and ends what the peers have answered; the peers answer in any order, and
+ * ring. The rank may leave at any time, and then one operation is answered only after that.
  *
  * When nothing can move any more, all operations must be done, and the thread at its end if the rank leaves.
  * A mutex is an atomic block; a condition variable wakes who sleeps, and nobody else.
