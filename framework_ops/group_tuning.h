@@ -32,7 +32,7 @@ struct RoundTimes {
 ///   1      nothing: much in it happens for the first time, and takes longer than it will ever again
 ///   2      times are noted
 ///   3      the same. Then the first rank of the process set finds the groups, and sends them to all
-///   4      all have asked for that broadcast, as their words tell: its groups are adopted
+///   4      all have taken part in that broadcast, as their words tell: its groups are adopted
 ///
 /// The groups that suit one rank are right for all: how gradients are grouped changes no bit of their sums,
 /// which are taken in rank order by one kernel, whatever lies beside them.

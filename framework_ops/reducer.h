@@ -31,7 +31,8 @@ struct Call;
 
 /// Works in *rounds*. All ranks run the same rounds, and in each round the same operations: those of the
 /// plan (gradient_plan.h), group by group, and a *closing word*, which says who has a new gradient for
-/// what. They are submitted in this order, so nothing has to be negotiated.
+/// what; once, between two rounds, the groups are sent. They are submitted in this order, so nothing has to
+/// be negotiated.
 ///
 ///   event                               what follows
 ///   ----------------------------------  -----------------------------------------------------------
@@ -67,8 +68,8 @@ struct Call;
 ///   the 4th                             all adopt these groups
 ///
 /// The closing word of one round is what allows the next one to start without asking: who has said it
-/// will run the same plan again. So by the words of the fourth round everybody has asked for the broadcast of
-/// the groups.
+/// will run the same plan again. So by the words of the fourth round everybody has taken part in
+/// sending the groups.
 ///
 /// LibTorch gives each device a thread, so a backward that reaches parameters on several of them tells of their
 /// gradients at the same time: what the engine calls, and what closes a round, excludes each other. Nothing waits

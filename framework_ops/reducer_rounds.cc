@@ -3,7 +3,6 @@
 #include "reducer.h"
 
 #include <kolo/error.h>
-#include <kolo/ops.h>
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -166,8 +165,9 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
     for (const Group& group : groups_) times.groups.push_back(*group.times);
     const std::optional<core::Grouping> groups = tuning_->accept(
         times, first_rank == context_->topology().rank, [&](const torch::Tensor& tensor) {
-          return broadcast_async(tensor, first_rank,
-                                 {.name = prefix_ + "groups", .process_set = options_.process_set});
+          return submit(
+              {.kind = core::CollectiveKind::Broadcast, .name = "groups", .root_rank = first_rank},
+              tensor);
         });
     if (!groups) return;
     adopt(*groups);
@@ -180,14 +180,14 @@ void DistributedOptimizer::Reducer::improve_plan(int first_rank) {
   tuning_.reset();
 }
 
-/// An operation of the plan, in place where it reduces.
+/// An operation of the plan, in place unless it makes its output.
 Work DistributedOptimizer::Reducer::submit(detail::Call call, const torch::Tensor& input) const {
   call.name = prefix_ + call.name;
   call.process_set = options_.process_set;
   call.plan = id_.second;
   call.op = detail::to_core(options_.op);
-  const bool reduces = call.kind == core::CollectiveKind::Allreduce;
-  return detail::submit(context_, std::move(call), input, reduces ? input : torch::Tensor());
+  const bool in_place = call.kind != core::CollectiveKind::Allgather;
+  return detail::submit(context_, std::move(call), input, in_place ? input : torch::Tensor());
 }
 
 }  // namespace kolo

@@ -1,7 +1,12 @@
 // The groups of gradients change after the fourth step, and nothing else does; or there is no
 // memory for them.
 
+#include <c10/core/CPUAllocator.h>
+
 #include <cstdlib>
+#include <cstring>
+#include <new>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -11,13 +16,35 @@
 namespace kolo::testing {
 namespace {
 
+/// While it lives, LibTorch has memory for tensors on the CPU, except for those of just `bytes`.
+class LackOfMemory final : public c10::Allocator {
+ public:
+  explicit LackOfMemory(std::size_t bytes) : bytes_(bytes) { c10::SetCPUAllocator(this); }
+  ~LackOfMemory() override { c10::SetCPUAllocator(before_); }
+  LackOfMemory(const LackOfMemory&) = delete;
+  LackOfMemory& operator=(const LackOfMemory&) = delete;
+
+  // The one is LibTorch 1's, the other LibTorch 2's, which has copy_data(), too.
+  c10::DataPtr allocate(std::size_t bytes) const {
+    if (bytes == bytes_) throw std::bad_alloc();
+    return before_->allocate(bytes);
+  }
+  c10::DataPtr allocate(std::size_t bytes) { return std::as_const(*this).allocate(bytes); }
+  void copy_data(void* to, const void* from, std::size_t bytes) const {
+    std::memcpy(to, from, bytes);
+  }
+
+ private:
+  const std::size_t bytes_;
+  c10::Allocator* const before_ = c10::GetCPUAllocator();
+};
+
 class GroupTuningTest : public FrameworkTest {
  protected:
   static constexpr int kSteps = 8;
+  static constexpr int kSentAfter = 3;
   static constexpr int kAdoptedAfter = 4;
   static constexpr const char* kStopped = "its gradients could not be grouped anew";
-  static constexpr const char* kGone =
-      "rank 1 has destroyed its optimizer without taking part, or an exception";
 
   GroupTuningTest() {
     // From a few values, which travel within a signal, up to more than the first group holds.
@@ -69,13 +96,33 @@ class GroupTuningTest : public FrameworkTest {
     return threshold != nullptr && std::string_view(threshold) == "0";
   }
 
+  static std::string gone(int rank) {
+    return c10::str("rank ", rank,
+                    " has destroyed its optimizer without taking part, or an exception");
+  }
+
+  /// Steps after `failed`, in which `rank` could not go on.
+  void expect_refusals(DistributedOptimizer& optimizer, int failed, int rank) {
+    const torch::Tensor before = values();
+    const bool here = kolo::rank() == rank;
+    for (int step = failed; step < kSteps; ++step) {
+      expect_error([&] { backward(step); }, {here ? kStopped : gone(rank)});
+      expect_error([&] { optimizer.step(); }, {here ? "cannot go on" : "were refused"});
+    }
+    EXPECT_TRUE(identical(values(), before));
+    expect_usable();
+  }
+
+  /// Leaves the round to step().
+  void backward_alone(DistributedOptimizer& optimizer, int step) {
+    const auto guard = optimizer.no_sync();
+    backward(step);
+  }
+
   /// The step after which groups are adopted. On rank 1 one of `parameters_` is, as long as it
   /// takes, larger than all memory.
   void step_without_memory_on_rank_1(DistributedOptimizer& optimizer) {
-    {
-      const auto guard = optimizer.no_sync();
-      backward(kAdoptedAfter - 1);
-    }
+    backward_alone(optimizer, kAdoptedAfter - 1);
     if (kolo::rank() != 1) {
       optimizer.step();
       return;
@@ -152,18 +199,36 @@ TEST_F(GroupTuningTest, NoMemoryForThemOnARank) {
       optimizer.step();
     }
     step_without_memory_on_rank_1(optimizer);
-    const torch::Tensor before = values();
-    const bool here = kolo::rank() == 1;
-    for (int step = kAdoptedAfter; step < kSteps; ++step) {
-      expect_error([&] { backward(step); }, {here ? kStopped : kGone});
-      expect_error([&] { optimizer.step(); }, {here ? "cannot go on" : "were refused"});
-    }
-    EXPECT_TRUE(identical(values(), before));
-    expect_usable();
+    expect_refusals(optimizer, kAdoptedAfter, 1);
   }
   DistributedOptimizer after(sgd, parameters_);
   backward(0);
   for (const torch::Tensor& tensor : tensors()) EXPECT_TRUE(identical_on_all_ranks(tensor.grad()));
+}
+
+// Before they are sent: nobody goes on with groups that others do not have. Also where the rank is
+// the one that has found them.
+TEST_F(GroupTuningTest, NoMemoryToSendThemOnARank) {
+  if (kolo::size() == 1) return;
+  const std::size_t sent = 2 * parameters_.size() * sizeof(std::int64_t);
+  for (const int rank : {0, 1}) {
+    torch::optim::SGD sgd(tensors(), 0.1);
+    DistributedOptimizer optimizer(sgd, parameters_);
+    for (int step = 0; step < kSentAfter - 1; ++step) {
+      backward(step);
+      optimizer.step();
+    }
+    backward_alone(optimizer, kSentAfter - 1);
+    if (kolo::rank() == rank) {
+      const torch::Tensor before = values();
+      const LackOfMemory lack(sent);
+      expect_error([&] { optimizer.step(); }, {"bad_alloc"});
+      EXPECT_TRUE(identical(values(), before));
+    } else {
+      optimizer.step();
+    }
+    expect_refusals(optimizer, kSentAfter, rank);
+  }
 }
 
 // The others wait for rank 1 neither in the first's rounds nor in the family's calls.
@@ -182,7 +247,7 @@ TEST_F(GroupTuningTest, NoMemoryForThoseOfOneOfTwoOptimizersOnARank) {
   }
   step_without_memory_on_rank_1(optimizer);
   const bool here = kolo::rank() == 1;
-  expect_error([&] { backward(kAdoptedAfter); }, {here ? kStopped : kGone});
+  expect_error([&] { backward(kAdoptedAfter); }, {here ? kStopped : gone(1)});
   // The other one goes on.
   for (int step = 0; step < kSteps; ++step) {
     other.zero_grad();

@@ -251,31 +251,6 @@ int train_in_order() {
   return 0;
 }
 
-/// One rank does not hear of the groups that the first one has found: an operation of the program
-/// has their name.
-int miss_groups() {
-  kolo::init();
-  torch::nn::Linear model(3, 3);
-  const std::vector<torch::Tensor> parameters = model->parameters();
-  torch::optim::SGD sgd(parameters, 0.01);
-  kolo::DistributedOptimizer optimizer(sgd, model->named_parameters());
-  if (kolo::rank() == kOther) {
-    const auto count = static_cast<std::int64_t>(parameters.size());
-    kolo::broadcast_async(torch::zeros({2, count}, torch::kInt64), 0,
-                          {.name = "optimizer0/groups"});
-  }
-  for (std::int64_t step = 0; step < kPlannedSteps; ++step) {
-    try {
-      optimizer.zero_grad();
-      model->forward(torch::rand({4, 3})).sum().backward();
-      optimizer.step();
-    } catch (const kolo::Error& error) {
-      print(c10::str("rank ", kolo::rank(), ", step ", step + 1, ": ", error.what()));
-    }
-  }
-  return 0;
-}
-
 int run(const std::string& life) {
   if (life == "plain") return plain();
   if (life == "shut-down") return shut_down();
@@ -292,7 +267,6 @@ int run(const std::string& life) {
   if (life == "train-on") return train_twice(std::numeric_limits<std::int64_t>::max());
   if (life == "train-reordered") return train_reordered();
   if (life == "train-in-order") return train_in_order();
-  if (life == "miss-groups") return miss_groups();
   print("no such life: " + life);
   return 2;
 }

@@ -211,18 +211,6 @@ class Groups(LifeTest):
                     learned.add(line.split()[-1])
         self.assertEqual(len(learned), 1)
 
-    def test_missed_by_a_rank(self):
-        """It leaves, and nobody goes on with groups that others do not have."""
-        lines = self.lines(ranks(3, "miss-groups"))
-        gone = "rank 1 has destroyed its optimizer without taking part, or an exception"
-        stopped = "its gradients could not be grouped anew, and it cannot go on"
-        expected = [(0, 5, gone), (0, 6, gone), (1, 4, "submitted twice on rank 1"),
-                    (1, 5, stopped), (1, 6, stopped), (2, 5, gone), (2, 6, gone)]
-        self.assertEqual(len(lines), len(expected), lines)
-        for line, (rank, step, error) in zip(lines, expected):
-            self.assertIn(f"rank {rank}, step {step}: ", line)
-            self.assertIn(error, line)
-
     def test_the_same_bits(self):
         for count in (2, 3):
             expected = self.lines(ranks(count, "train"))

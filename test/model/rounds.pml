@@ -14,15 +14,14 @@
  * the states Running, Leaving and Failed; the messages; how many operations each rank has enqueued, and where a
  * channel ends.
  * Abstracted:
- *   - a plan has one group of one parameter. A round is two operations: the group, and the closing word.
- *     `fresh` is the parameter's; it is set once more after its group has started when a backward inside a
- *     backward does so;
+ *   - a plan has one group of one parameter. A round is two operations: the group, and the closing word. After
+ *     the first round that is accepted comes the broadcast of the groups. `fresh` is the parameter's; it is set
+ *     once more after its group has started when a backward inside a backward does so;
  *   - submit() and the coordinator's taking of it are one step, which the scheduler may delay;
  *   - an operation of the data plane is done on a member when all members have started it;
  *   - a rank may alter its gradients before a backward() or step(), if one came late to the last round; else all
  *     do the same;
- *   - one process set, led by rank 0. Of negotiation (negotiation.pml) there is the broadcast of the groups;
- *     once agreed on, it is done;
+ *   - one process set, led by rank 0;
  *   - holds_used_gradients() may be true or false;
  *   - a message to a rank that has ended is lost.
  *
@@ -47,10 +46,9 @@
 #define FOREVER 255
 
 mtype:state = { Running, Leaving, Failed, Ended };
-mtype:message = { Request, Response, Leave, MemberLeft, AllLeft, Failure };
+mtype:message = { Leave, MemberLeft, AllLeft, Failure };
 /* UnfitGradient is Exception to all that is modelled. */
 mtype:trouble = { None, Exception };
-mtype:work = { Idle, Pending, Done, Error };
 
 typedef ClosingWord {
   byte step;
@@ -101,17 +99,9 @@ byte failures;
 
 /* At the leader. */
 byte left;
-byte groups_submitted;
-bool groups_failed;
-bool groups_agreed;
 
-/* The broadcast of the groups, as each rank sees it; and what has come of it. */
-mtype:work groups[N] = Idle;
-bool groups_concluded;
-bool groups_done;
-
-/* By operation, of which three rounds' are told apart: with which plan it was started. */
-byte plan_of[6];
+/* By operation: with which plan it was started. Those of three rounds are told apart, and the broadcast. */
+byte plan_of[7];
 /* By step: how many rounds had been accepted when it was applied, plus one, and whether what they gave was
  * altered. */
 byte applied[ACTIONS + 1];
@@ -129,7 +119,6 @@ hidden byte k, w, c, accepted, meets;
 #define ANY_IN_STEP (rounds[w].words[0].in_step || rounds[w].words[1].in_step)
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)))
-#define ALL_ASKED (groups[0] != Idle && groups[1] != Idle)
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
 #define ANY_CARRIES (rounds[w].words[0].carries || rounds[w].words[1].carries)
 #define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
@@ -151,7 +140,6 @@ hidden byte k, w, c, accepted, meets;
 #define ANY_LEFT_BEFORE(n) \
   ((state[0] != Running && enqueued[0] <= (n)) || (state[1] != Running && enqueued[1] <= (n)) || \
    (state[2] != Running && enqueued[2] <= (n)))
-#define ALL_ASKED (groups[0] != Idle && groups[1] != Idle && groups[2] != Idle)
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) + len(TO(2, me)) > 0)
 #define ANY_CARRIES \
   (rounds[w].words[0].carries || rounds[w].words[1].carries || rounds[w].words[2].carries)
@@ -177,44 +165,6 @@ inline send(sender, receiver, what, said, how_many) {
   fi
 }
 
-/* ---- the leader's part in the broadcast of the groups: negotiator.h ---- */
-
-inline reply(asker, refused) {
-  if
-  :: asker == 0 -> groups[0] = (refused -> Error : Done)
-  :: else -> send(0, asker, Response, 0, refused)
-  fi
-}
-
-inline add_request(member) {
-  if
-  :: groups_failed -> reply(member, 1)
-  :: else ->
-     groups_submitted = groups_submitted | (1 << member);
-     if
-     :: groups_submitted == ALL ->
-        groups_agreed = true;
-        for (k : 0 .. N - 1) { reply(k, 0) }
-     :: else
-     fi
-  fi
-}
-
-inline withdraw_groups() {
-  if
-  :: !groups_failed && !groups_agreed ->
-     groups_failed = true;
-     for (k : 0 .. N - 1) {
-       if
-       :: groups_submitted & (1 << k) -> reply(k, 1)
-       :: else
-       fi
-     };
-     groups_submitted = 0
-  :: else
-  fi
-}
-
 /* ---- the coordinator ---- */
 
 inline end_plans(whose, first_call_ended, first_ended) {
@@ -230,7 +180,6 @@ inline end_plans(whose, first_call_ended, first_ended) {
 
 inline handle_leave(leaver, said, operations) {
   left = left | (1 << leaver);
-  withdraw_groups();
 #ifndef MUTATE_NO_MEMBER_LEFT
   for (k : 1 .. N - 1) {
     if
@@ -312,8 +261,6 @@ proctype Coordinator(byte me) {
        fi;
        d_step {
          if
-         :: message == Request -> add_request(source)
-         :: message == Response -> groups[me] = (number -> Error : Done)
          :: message == Leave -> handle_leave(source, said, number)
          :: message == MemberLeft -> end_plans(me, said, number)
          :: message == AllLeft -> all_left[me] = true
@@ -340,12 +287,12 @@ inline submit(operation) {
      :: operation < end_of_plan[me] ->
         /* What one rank starts as its n-th operation, all start, with the same plan. */
         if
-        :: NOBODY_ELSE_STARTED(operation) -> plan_of[operation % 6] = plan
-        :: else -> assert(plan_of[operation % 6] == plan)
+        :: NOBODY_ELSE_STARTED(operation) -> plan_of[operation % 7] = plan
+        :: else -> assert(plan_of[operation % 7] == plan)
         fi;
         started[me]++;
         if
-        :: ALL_STARTED(operation) -> plan_of[operation % 6] = 0
+        :: ALL_STARTED(operation) -> plan_of[operation % 7] = 0
         :: else
         fi
      :: else
@@ -366,9 +313,10 @@ inline say() {
   d_step {
     submit(word);
     assert(word == FOREVER || group == FOREVER || word == group + 1);
+    slot = 1 - slot;
     if
     :: word != FOREVER && word < end_of_plan[me] ->
-       w = (word / 2) % 2;
+       w = slot;
        if
        :: NOBODY_ELSE_STARTED(word) -> rounds[w].heard = 0; rounds[w].accepted = false
        :: else
@@ -387,7 +335,7 @@ inline say() {
   if
   :: skip
   :: in_step && !passes_ && round_ == 0 && word != FOREVER && word < end_of_plan[me] ->
-     rounds[(word / 2) % 2].words[me].repeats = true
+     rounds[slot].words[me].repeats = true
   fi;
   round_++
 }
@@ -523,36 +471,22 @@ inline forget_words() {
   rounds[w].accepted = false
 }
 
-/* The broadcast is asked for after the first round and its groups are adopted after the second. In the code it
- * is the third and the fourth: before, ranks only count and note times (framework_ops/group_tuning.h), each for
- * itself.
+/* The groups are sent after the first round and adopted after the second. In the code it is the third and the
+ * fourth: before, ranks only count and note times (framework_ops/group_tuning.h), each for itself. Who has started
+ * the round between has started the broadcast before it: to adopt is to wait for it, unless the plane breaks.
  */
-inline ask_for_groups() {
-  if
-  :: state[me] == Running && me != 0 -> groups[me] = Pending; send(me, 0, Request, 0, 0)
-  :: state[me] == Running && me == 0 -> groups[me] = Pending; add_request(0)
-  :: else -> groups[me] = Error
-  fi
-}
-
 inline adopt_groups() {
-  assert(ALL_ASKED);
+  assert(groups < end_of_plan[me] && ALL_STARTED(groups));
   if
   :: failure[me] -> threw = true
-  :: !failure[me] && (groups[me] == Done || groups[me] == Error) ->
-     assert(!groups_concluded || groups_done == (groups[me] == Done));
-     groups_concluded = true;
-     groups_done = groups[me] == Done;
-     if
-     :: groups[me] == Done -> plan = 1
-     :: else -> threw = true
-     fi
-  fi
+  :: else -> plan = 1
+  fi;
+  groups = 0
 }
 
 inline use_words() {
   d_step {
-    w = (word / 2) % 2;
+    w = slot;
     find_disagreement();
     /* The same words, the same verdict. */
     assert(rounds[w].heard == 0 || rounds[w].accepted == accepted);
@@ -568,7 +502,7 @@ inline use_words() {
        rounds_ = (rounds_ < 3 -> rounds_ + 1 : 3);
        if
        :: rounds_ == 1 ->
-          ask_for_groups();
+          submit(groups);
 #ifdef MUTATE_ADOPT_EARLY
           plan = (me == 1 -> 1 : 0)
 #endif
@@ -631,13 +565,14 @@ inline end_program() {
     done[me] = true;
     hasty[me] = false;
     actions = 0; step_ = 0; round_ = 0; rounds_ = 0; accepted_rounds = 0; plan = 0;
+    groups = 0; slot = 0;
     fresh = false; local_ = false; passes_ = false; in_backward = false; late = false; altered = false;
     told = false
   }
 }
 
 proctype User(byte me) {
-  byte group, word, call, actions, step_, round_, rounds_, accepted_rounds, plan;
+  byte group, word, groups, slot, call, actions, step_, round_, rounds_, accepted_rounds, plan;
   bool fresh, gave, local_, passes_, in_backward, in_step, late, altered, disagreed;
   bool opens, closes, closed, says, hears, waits, another, threw, adopts, told;
   mtype:trouble trouble = None;
