@@ -165,7 +165,9 @@ bool Coordinator::has_work() {
 bool Coordinator::finished() const {
   if (!leaving_) return false;
   if (!failure_.empty()) return true;
-  return executor_.idle() && std::ranges::all_of(sets_.all(), [this](const auto& entry) {
+  // Who waits for a message of this rank still receives.
+  return executor_.idle() && !control_.sending() &&
+         std::ranges::all_of(sets_.all(), [this](const auto& entry) {
            return all_left_.contains(entry.first);
          });
 }

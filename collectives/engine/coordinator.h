@@ -18,7 +18,7 @@
 ///             failure's message
 ///   Leaving   this rank has sent Leave to the       AllLeft from the leader of each of its sets (sent
 ///             leaders of its sets; it still runs    after Leave from all members), with nothing in
-///             what had been agreed on before        flight; or a failure
+///             what had been agreed on before        flight and nothing still to be sent; or a failure
 ///
 /// Leave withdraws what the rank had submitted: the leader fails what is not yet agreed on, on all
 /// ranks, and whatever is submitted to that set later. It says how many operations of each plan the rank

@@ -41,14 +41,23 @@ TEST(Compute, WhatWasOverspentCounts) {
   for (const double factor : {1.0, 1.3, 7.0}) {
     Slow slow(factor);
     Compute compute([&slow](Seconds duration) { return slow(duration); }, Seconds(0));
+    const Seconds portion = 0.02 * kMilli;
     Seconds sum{0};
     for (int i = 0; i < 100; ++i) {
-      compute.spend(kMilli);
-      sum += kMilli;
+      compute.spend(portion);
+      sum += portion;
       EXPECT_GE(slow.spent(), sum - 1e-9 * kMilli) << factor;
-      EXPECT_LE(slow.spent(), sum + factor * kMilli) << factor;
+      EXPECT_LE(slow.spent(), sum + factor * portion) << factor;
     }
   }
+}
+
+TEST(Compute, APauseDoesNotCount) {
+  Slow slow(100);
+  Compute compute([&slow](Seconds duration) { return slow(duration); }, Seconds(0));
+  for (int i = 0; i < 10; ++i) compute.spend(kMilli);
+  ASSERT_EQ(slow.asked().size(), 10U);
+  for (const Seconds asked : slow.asked()) EXPECT_GE(asked, 0.8 * kMilli);
 }
 
 TEST(Compute, NothingIsSpentAtOnce) {

@@ -124,6 +124,7 @@ class Step(TestCase):
             alone, kolo, _, _ = lines
             self.assertEqual(alone["compute"], f"{how} 2,5,1")
             self.assertEqual((alone["quantity"], alone["method"]), ("step", "alone"))
+            # Nothing makes a step shorter but what the one before has spent too much.
             self.assertGreater(alone["p25"], 7.5)
             self.assertEqual((kolo["quantity"], kolo["method"]), ("added", "kolo"))
 

@@ -118,6 +118,42 @@ TEST_P(RanksTest, LeaveInAnyOrderAndAtAnyTime) {
   }
 }
 
+/// Keeps what is sent until it has looked for messages three times, as where a ring is full.
+class CrowdedControl final : public job::ForwardingControl {
+ public:
+  using ForwardingControl::ForwardingControl;
+
+  Status send(int destination, std::span<const std::byte> bytes) override {
+    kept_.emplace_back(destination, std::vector<std::byte>(bytes.begin(), bytes.end()));
+    looks_ = 0;
+    return {};
+  }
+  Result<std::optional<Envelope>> receive() override {
+    if (++looks_ == 3) {
+      for (const auto& [destination, bytes] : std::exchange(kept_, {})) {
+        if (Status status = ForwardingControl::send(destination, bytes); !status.ok()) return status;
+      }
+    }
+    return ForwardingControl::receive();
+  }
+  bool sending() const override { return !kept_.empty() || ForwardingControl::sending(); }
+
+ private:
+  int looks_ = 0;
+  std::vector<std::pair<int, std::vector<std::byte>>> kept_;
+};
+
+// Who lets the others go tells them before it goes itself.
+TEST_P(RanksTest, LeaveWithMessagesOnTheirWay) {
+  Job job(3, GetParam());
+  job.wrap_control = [](int, std::unique_ptr<ControlPlane> plane) {
+    return std::make_unique<CrowdedControl>(std::move(plane));
+  };
+  job.run([](Context& context) {
+    programs::run_in_random_order(context, programs::world(context), 3, 1);
+  });
+}
+
 // Agreed on, but perhaps not known everywhere when ranks leave.
 TEST_P(RanksTest, LeavesWhileASetIsBeingMade) {
   for (std::uint64_t seed = 0; seed < 40; ++seed) {

@@ -28,7 +28,8 @@ def environment(**changes):
     # Kolo refuses KOLO_ variables that it does not know.
     kept = {k: v for k, v in os.environ.items() if not k.startswith("KOLO_TEST_")}
     kept.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
-                OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_mpi_yield_when_idle="1")
+                OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_mpi_yield_when_idle="1",
+                PMIX_MCA_gds="hash")
     kept.update(CUDA_VISIBLE_DEVICES="")  # also where there is a GPU, the CPU is tested
     kept.update(changes)
     return kept

@@ -106,29 +106,40 @@ int own_mpi() {
   return 0;
 }
 
-/// All but one wait for it in an all-reduce.
+/// All but one wait for it in an all-reduce. The argument is what they end with: with 0 MPI is finalised, which
+/// takes all ranks.
 int others_wait(const std::function<int()>& one) {
   kolo::init();
   kolo::barrier();
   if (kolo::rank() == kOther) return one();
-  reduce_and_report();
-  return 0;
+  try {
+    reduce_and_report();
+  } catch (const kolo::Error& error) {
+    print(c10::str("rank ", kolo::rank(), ": ", error.what()));
+  }
+  return std::atoi(argument.c_str());
 }
 
-/// A setting that only one rank has.
+/// This rank, in MPI of the program's own.
+int start_mpi() {
+  int level = 0;
+  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level);
+  int rank = 0;
+  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  return rank;
+}
+
+/// A setting that only one rank has. All have started MPI: mpirun may not end when it kills ranks that have not.
 int set_on_one_rank() {
-  const char* const rank = std::getenv("OMPI_COMM_WORLD_RANK");
-  if (rank != nullptr && std::atoi(rank) == kOther) setenv(argument.c_str(), "12345", 1);
+  if (start_mpi() == kOther) setenv(argument.c_str(), "12345", 1);
   kolo::init();
+  MPI_Finalize();
   return 0;
 }
 
 /// One rank may not grow files: so those of its host cannot share memory.
 int refused_memory() {
-  int level = 0;
-  MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level);
-  int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  const int rank = start_mpi();
   rlimit limit{};
   getrlimit(RLIMIT_FSIZE, &limit);
   limit.rlim_cur = 4096;

@@ -2,7 +2,6 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
-#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <numeric>
@@ -82,16 +81,13 @@ double relative_difference(const torch::Tensor& a, const torch::Tensor& b) {
 }
 
 std::string error_of(const std::function<void()>& call) {
-  const auto begin = std::chrono::steady_clock::now();
-  std::string message;
   try {
     call();
-    ADD_FAILURE() << "no kolo::Error";
   } catch (const kolo::Error& error) {
-    message = error.what();
+    return error.what();
   }
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(5)) << message;
-  return message;
+  ADD_FAILURE() << "no kolo::Error";
+  return {};
 }
 
 void expect_error(const std::function<void()>& call, const std::vector<std::string>& parts) {

@@ -54,8 +54,8 @@ bool identical_on_all_ranks(const torch::Tensor& tensor);
 /// The largest difference, relative to the largest number.
 double relative_difference(const torch::Tensor& a, const torch::Tensor& b);
 
-/// `call` must end with a kolo::Error within five seconds; gives its message ("" when it does not,
-/// and the test has failed).
+/// `call` must end with a kolo::Error; gives its message ("" when it does not, and the test has
+/// failed).
 std::string error_of(const std::function<void()>& call);
 
 /// As above, and the message must contain all `parts`.

@@ -128,10 +128,10 @@ class DryRun(TestCase):
             self.assertIn(flag, words)
 
     def test_only_warns_of_what_could_not_start(self):
-        done = kolorun("--dry-run", "-H", "no-such-host.invalid:2,localhost", "./none")
+        done = kolorun("--dry-run", "-H", "no-such-host..invalid:2,localhost", "./none")
         self.assertEqual(done.returncode, 0)
-        self.assertIn("-H no-such-host.invalid:2,localhost:1", done.stdout)
-        self.assertIn("warning: host 'no-such-host.invalid' cannot be resolved", done.stderr)
+        self.assertIn("-H no-such-host..invalid:2,localhost:1", done.stdout)
+        self.assertIn("warning: host 'no-such-host..invalid' cannot be resolved", done.stderr)
         self.assertIn("warning: program './none' is not found", done.stderr)
 
 
@@ -158,8 +158,8 @@ class Errors(TestCase):
         self.expect("cannot be read: Is a directory", "--config", self.folder, "true")
 
     def test_hosts_that_do_not_exist(self):
-        self.expect("host 'no-such-host.invalid' cannot be resolved", "-H",
-                    "localhost,no-such-host.invalid", "true")
+        self.expect("host 'no-such-host..invalid' cannot be resolved", "-H",
+                    "localhost,no-such-host..invalid", "true")
 
     def test_programs(self):
         self.expect("program './none' is not found", "./none")

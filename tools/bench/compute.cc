@@ -2,6 +2,7 @@
 
 #include <time.h>
 
+#include <algorithm>
 #include <stdexcept>
 #include <thread>
 #include <utility>
@@ -9,8 +10,9 @@
 namespace kolo::bench {
 namespace {
 
-/// What Linux lets a sleep be late by, several times over.
-constexpr Seconds kShortestSleep{200e-6};
+/// What Linux lets a sleep be late by, several times over: no sleep is shorter. What takes longer than that
+/// was kept from the core, and has computed nothing meanwhile.
+constexpr Seconds kLate{200e-6};
 
 Seconds cpu_time(clockid_t clock) {
   timespec now{};
@@ -35,7 +37,7 @@ Seconds work(Seconds duration) {
 Compute make(ComputeAs as) {
   switch (as) {
     case ComputeAs::Sleep:
-      return {sleep, kShortestSleep};
+      return {sleep, kLate};
     case ComputeAs::Work:
       return {work, Seconds(0)};
   }
@@ -50,7 +52,7 @@ Compute::Compute(Spend spend, Seconds shortest) : spend_(std::move(spend)), shor
 
 void Compute::spend(Seconds portion) {
   owed_ += portion;
-  if (owed_ > Seconds(0) && owed_ >= shortest_) owed_ -= spend_(owed_);
+  if (owed_ > Seconds(0) && owed_ >= shortest_) owed_ = std::max(owed_ - spend_(owed_), -kLate);
 }
 
 Seconds process_cpu_time() { return cpu_time(CLOCK_PROCESS_CPUTIME_ID); }

@@ -14,8 +14,8 @@ enum class ComputeAs {
   Work,   ///< the core computes: others that use it make this take longer
 };
 
-/// Spends time in small portions. What cannot be spent at once, or was overspent, counts for the
-/// next portion.
+/// Spends time in small portions. What cannot be spent at once, or was overspent by less than a pause of the
+/// machine, counts for the next portion.
 class Compute {
  public:
   /// Takes about so long, and tells how long it was.
