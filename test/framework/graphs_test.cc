@@ -56,6 +56,24 @@ struct Pause : torch::autograd::Function<Pause> {
 
 constexpr int kPausedSteps = 4;
 
+/// Does not end its backward before a parameter's gradient, of ones times (rank + 1), is the mean of
+/// all ranks'.
+struct AwaitMean : torch::autograd::Function<AwaitMean> {
+  static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
+                               std::int64_t parameter) {
+    context->saved_data["parameter"] = parameter;
+    return x.clone();
+  }
+
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const auto& parameter =
+        *reinterpret_cast<const torch::Tensor*>(context->saved_data["parameter"].toInt());
+    const double mean = (kolo::size() + 1) / 2.0;
+    while (parameter.grad()[-1].item<double>() != mean) std::this_thread::yield();
+    return {gradients[0] * 1, torch::Tensor()};
+  }
+};
+
 /// x less its mean over all samples of all ranks, as in SyncBatchNorm.
 struct Centre : torch::autograd::Function<Centre> {
   static torch::Tensor forward(AutogradContext* /*context*/, const torch::Tensor& x) {
@@ -152,6 +170,21 @@ TEST_F(GraphsTest, BackwardInsideBackwardOnSomeRanksOnly) {
   }};
   loop.steps = kPausedSteps;
   expect_as_in_one_process(loop);
+}
+
+TEST_F(GraphsTest, ReducesWhileBackwardRuns) {
+  if (device().is_cuda()) GTEST_SKIP() << "gradients are read while NCCL writes them";
+  constexpr std::int64_t kAGroup = 300'000;
+  torch::Tensor first = torch::ones({kAGroup}, torch::requires_grad());
+  torch::Tensor last = torch::ones({kAGroup}, torch::requires_grad());
+  torch::optim::SGD sgd(std::vector<torch::Tensor>{first, last}, 1.0);
+  torch::OrderedDict<std::string, torch::Tensor> named;
+  named.insert("first", first);
+  named.insert("last", last);
+  DistributedOptimizer optimizer(sgd, named);
+  const auto place = static_cast<std::int64_t>(reinterpret_cast<std::intptr_t>(&last));
+  (AwaitMean::apply(first, place) * last * (kolo::rank() + 1.0)).sum().backward();
+  EXPECT_TRUE(identical(first.grad(), last.grad()));
 }
 
 TEST_F(GraphsTest, RetainedGraph) {
