@@ -56,8 +56,8 @@ struct Pause : torch::autograd::Function<Pause> {
 
 constexpr int kPausedSteps = 4;
 
-/// Does not end its backward before a parameter's gradient, of ones times (rank + 1), is the mean of
-/// all ranks'.
+/// Does not end its backward before a parameter's gradient, of ones times (rank + 1), is the mean
+/// of all ranks'.
 struct AwaitMean : torch::autograd::Function<AwaitMean> {
   static torch::Tensor forward(AutogradContext* context, const torch::Tensor& x,
                                std::int64_t parameter) {
