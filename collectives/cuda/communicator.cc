@@ -19,7 +19,6 @@ std::string render_version(int version) {
   return fmt::format("{}.{}.{}", version / 10000, version / 100 % 100, version % 100);
 }
 
-constexpr auto kEndWithin = std::chrono::seconds(5);
 constexpr auto kLookEvery = std::chrono::milliseconds(1);
 
 bool settles_by(const Communicator& communicator, std::chrono::steady_clock::time_point deadline) {
@@ -33,21 +32,23 @@ bool settles_by(const Communicator& communicator, std::chrono::steady_clock::tim
 
 }  // namespace
 
-Result<Communicator> Communicator::connect(const ncclUniqueId& id, int members, int member) {
+Result<Communicator> Communicator::connect(const ncclUniqueId& id, int members, int member,
+                                           std::chrono::duration<double> end_within) {
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   ncclComm_t comm = nullptr;
   const ncclResult_t result = ncclCommInitRankConfig(&comm, members, id, member, &config);
   if (Status status = check(result, "ncclCommInitRankConfig", comm); !status.ok()) return status;
-  return Communicator(comm);
+  return Communicator(comm, end_within);
 }
 
 Communicator::Communicator(Communicator&& other) noexcept
-    : comm_(std::exchange(other.comm_, nullptr)) {}
+    : comm_(std::exchange(other.comm_, nullptr)), end_within_(other.end_within_) {}
 
 Communicator::~Communicator() {
   if (comm_ == nullptr) return;
-  const auto deadline = std::chrono::steady_clock::now() + kEndWithin;
+  const auto deadline = std::chrono::steady_clock::now() +
+                        std::chrono::duration_cast<std::chrono::nanoseconds>(end_within_);
   // What a kernel has handed over may still be on its way to a peer.
   if (settles_by(*this, deadline) &&
       check(ncclCommFinalize(comm_), "ncclCommFinalize", comm_).ok() &&

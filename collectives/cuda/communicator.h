@@ -6,6 +6,7 @@
 #include <nccl.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <string>
 #include <thread>
@@ -19,14 +20,15 @@ namespace kolo::core::cuda {
 /// its GPU current.
 class Communicator {
  public:
-  /// Begins to connect with the other members.
-  static Result<Communicator> connect(const ncclUniqueId& id, int members, int member);
+  /// Begins to connect with the other members. `end_within`: see the destructor.
+  static Result<Communicator> connect(const ncclUniqueId& id, int members, int member,
+                                      std::chrono::duration<double> end_within);
 
   Communicator(Communicator&& other) noexcept;
   Communicator& operator=(Communicator&&) = delete;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
-  /// Ends in peace, when all that was begun is over; what is not within some seconds is aborted.
+  /// Ends in peace, when all that was begun is over; what is not within `end_within` is aborted.
   /// Returns when NCCL has let go of everything, which takes it a fraction of a second.
   ~Communicator();
 
@@ -43,9 +45,11 @@ class Communicator {
   Status forget(void* handle) const;
 
  private:
-  explicit Communicator(ncclComm_t comm) : comm_(comm) {}
+  Communicator(ncclComm_t comm, std::chrono::duration<double> end_within)
+      : comm_(comm), end_within_(end_within) {}
 
   ncclComm_t comm_ = nullptr;
+  std::chrono::duration<double> end_within_;
 };
 
 /// A communicator that comes to its end, in a thread of its own: the thread that works with others

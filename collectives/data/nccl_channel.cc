@@ -84,8 +84,8 @@ Status NcclChannel::connect() {
   if (Status status = can_connect(members_, ranks_, setup_.gpus_are_shared); !status.ok()) {
     return status;
   }
-  Result<cuda::Communicator> communicator =
-      cuda::Communicator::connect(members_.front().id, static_cast<int>(members_.size()), member_);
+  Result<cuda::Communicator> communicator = cuda::Communicator::connect(
+      members_.front().id, static_cast<int>(members_.size()), member_, setup_.end_within);
   if (!communicator.ok()) return communicator.status();
   communicator_.emplace(std::move(communicator).value());
   return {};

@@ -50,6 +50,7 @@ class NcclChannel {
     int device = 0;
     bool gpus_are_shared = false;
     std::chrono::duration<double> connect_within{0};
+    std::chrono::duration<double> end_within{0};
     std::shared_ptr<cuda::Memory> memory;
   };
 

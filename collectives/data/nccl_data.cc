@@ -44,6 +44,7 @@ const std::shared_ptr<NcclChannel>& NcclDataPlane::channel_of(const Collective& 
                                  .device = settings_.device,
                                  .gpus_are_shared = settings_.gpus_are_shared,
                                  .connect_within = settings_.connect_within,
+                                 .end_within = settings_.end_within,
                                  .memory = memory_};
   auto channel = std::make_shared<NcclChannel>(setup, collective);
   return channels_.emplace(key, std::move(channel)).first->second;

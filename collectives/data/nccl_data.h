@@ -35,6 +35,8 @@ class NcclDataPlane final : public DataPlane {
     /// 0: for ever. After that all operations fail here.
     std::chrono::duration<double> connect_within = std::chrono::seconds(120);
     std::chrono::duration<double> done_within{0};
+    /// How long a communicator may take to end. After that it is aborted.
+    std::chrono::duration<double> end_within = std::chrono::seconds(5);
   };
 
   /// `host` is for the members of a channel to introduce themselves: it is given the number of the

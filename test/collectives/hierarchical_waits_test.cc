@@ -29,6 +29,7 @@
 #include "data/staged_data.h"
 #include "gpu_ranks.h"
 #include "left_out.h"
+#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {
@@ -329,7 +330,7 @@ Outcome run_between_hosts(std::uint64_t seed, int leaver, std::optional<InnerWai
   InnerWaits waits(left_out);
   const auto far_hub = InprocDataHub::create(size);
   std::array<Doorbell, kHosts.size()> doorbells;
-  gpus::Options options;
+  gpus::Options options = gpus::with_patience();
   options.doubles.seed = seed;
   options.doubles.slow_device = leaver;
   options.wrap_plane = [&](int rank,

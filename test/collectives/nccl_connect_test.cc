@@ -113,7 +113,7 @@ TEST(NcclFailures, ARankNeverIntroducesItself) {
         Sum lonely(rank, 0);
         EXPECT_THAT(lonely.run(),
                     AnyOf(AllOf(HasSubstr("connecting ranks 0, 1, 2"), HasSubstr("0.3 s"),
-                                HasSubstr("nothing has come from 1")),
+                                ContainsRegex("nothing has come from (0, )?1")),
                           HasSubstr("gave up")));
       },
       with_deadlines(-1, milliseconds(300), milliseconds(0)));
@@ -129,8 +129,9 @@ TEST(NcclFailures, ARankNeverConnects) {
         if (rank.rank == 1) lonely.start();
         meeting.arrive_and_wait();
         if (rank.rank != 1) {
-          EXPECT_THAT(lonely.run(), AllOf(HasSubstr("connecting ranks 0, 1, 2"),
-                                          HasSubstr("took longer than 0.3 s")));
+          EXPECT_THAT(lonely.run(), AnyOf(AllOf(HasSubstr("connecting ranks 0, 1, 2"),
+                                                HasSubstr("took longer than 0.3 s")),
+                                          HasSubstr("gave up")));
         }
         meeting.arrive_and_wait();
       },

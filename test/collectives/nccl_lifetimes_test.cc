@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "gpu_ranks.h"
+#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {
@@ -111,7 +112,7 @@ TEST(NcclPlane, ForgetsMemoryThatAnotherThreadFrees) {
 TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
   constexpr int kRanks = 2;
   constexpr int kChannels = 5;
-  gpus::Options options;
+  gpus::Options options = gpus::with_patience();
   options.doubles.finalized_together = kRanks * kChannels;
   gpus::run(
       kRanks,
@@ -128,7 +129,7 @@ TEST(NcclPlane, EndsItsCommunicatorsAtTheSameTime) {
 
 // Others go on while NCCL is not through with it, and what it knows is kept.
 TEST(NcclPlane, EndsAChannelInTheBackground) {
-  gpus::Options options;
+  gpus::Options options = gpus::with_patience();
   options.doubles.finalized_together = 4;
   gpus::run(
       2,

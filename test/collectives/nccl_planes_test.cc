@@ -19,6 +19,7 @@
 #include "flights.h"
 #include "gpu_hosts.h"
 #include "gpu_ranks.h"
+#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {
@@ -324,7 +325,7 @@ INSTANTIATE_TEST_SUITE_P(Layouts, GpuHostsTest,
 void run_between_hosts(const Layout& layout, DataType dtype, std::int64_t chunk_bytes,
                        const std::vector<std::int64_t>& counts) {
   gpus::GpuHosts hosts(layout, {.chunk_bytes = chunk_bytes});
-  gpus::Options options;
+  gpus::Options options = gpus::with_patience();
   options.doubles.seed = static_cast<std::uint64_t>(dtype) + 1;
   options.doubles.longest_delay = std::chrono::microseconds(50);
   options.doubles.devices = hosts.size();

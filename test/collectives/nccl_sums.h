@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <barrier>
 #include <chrono>
 #include <memory>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "gpu_ranks.h"
+#include "nccl_ends.h"
 
 namespace kolo::core {
 
@@ -20,6 +22,7 @@ using gpus::Rank;
 using std::chrono::milliseconds;
 using ::testing::AllOf;
 using ::testing::AnyOf;
+using ::testing::ContainsRegex;
 using ::testing::Each;
 using ::testing::HasSubstr;
 
@@ -40,15 +43,19 @@ inline std::size_t bytes_of(const Collective& c) {
   return static_cast<std::size_t>(c.count) * size_of(c.dtype);
 }
 
-/// How an operation went: "done", or its error.
-inline std::string finish(const Rank& rank, const StartedOperation& started) {
+inline const std::atomic<bool> kNotGivenUp = false;
+
+/// How an operation went: "done", its error, or "given up", as by the engine when another rank has.
+inline std::string finish(const Rank& rank, const StartedOperation& started,
+                          const std::atomic<bool>& given_up) {
   if (!started.ok()) return started.status().message();
-  while (true) {
+  while (!given_up) {
     const Result<Operation::Progress> progress = started.value()->progress();
     if (!progress.ok()) return progress.status().message();
     if (progress.value() == Operation::Progress::Done) return "done";
     rank.idle();
   }
+  return "given up";
 }
 
 /// One all-reduce in the memory of the plane.
@@ -75,9 +82,9 @@ class Sum {
     EXPECT_TRUE(started_.ok());
     return *started_.value();
   }
-  std::string run() {
+  std::string run(const std::atomic<bool>& given_up = kNotGivenUp) {
     if (!started_.ok()) started_ = rank_.plane.start(collective_);
-    return finish(rank_, started_);
+    return finish(rank_, started_, given_up);
   }
   /// When it was done.
   std::shared_ptr<DeviceEvent> run_and_keep() {

@@ -54,12 +54,11 @@ ncclResult_t UseOfCommunicator::is_alive() const {
 
 ncclResult_t UseOfCommunicator::is_settled() const {
   if (const ncclResult_t error = is_alive()) return error;
-  if (communicator_->is_in_progress.load(std::memory_order_acquire)) {
-    report_misuse(fmt::format("{} before the communicator's last call was complete", function_));
-    return refuse(ncclInvalidArgument,
-                  "Attempt to use communicator before the previous operation returned ncclSuccess");
-  }
-  return communicator_->clique.error(communicator_->rank);
+  const ncclResult_t state = communicator_->state();
+  if (state != ncclInProgress) return state;
+  report_misuse(fmt::format("{} before the communicator's last call was complete", function_));
+  return refuse(ncclInvalidArgument,
+                "Attempt to use communicator before the previous operation returned ncclSuccess");
 }
 
 ncclResult_t UseOfCommunicator::is_ready() const {
@@ -131,6 +130,13 @@ void reset_communicators() {
 }  // namespace kolo::doubles
 
 using namespace kolo::doubles;  // NOLINT(google-build-using-namespace)
+
+ncclResult_t ncclComm::state() {
+  // First, so that what is complete has told its error.
+  const bool in_progress = is_in_progress.load(std::memory_order_acquire);
+  const ncclResult_t error = clique.error(rank);
+  return error == ncclSuccess && in_progress ? ncclInProgress : error;
+}
 
 /// What NCCL's own last message was about: the communicator's error, or the thread's last refused
 /// call.

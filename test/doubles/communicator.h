@@ -52,6 +52,9 @@ struct ncclComm {
   std::atomic<bool> is_aborted = false;
   bool is_finalized = false;
 
+  /// Its error, success, or in progress.
+  ncclResult_t state();
+
   // How many there were.
   std::int64_t operations = 0;
   std::int64_t collectives = 0;

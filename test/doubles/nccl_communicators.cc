@@ -123,10 +123,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* result
   if (const ncclResult_t error = entered_nccl("ncclCommGetAsyncError")) return error;
   const UseOfCommunicator use(communicator, "ncclCommGetAsyncError");
   if (const ncclResult_t error = use.is_alive()) return error;
-  *result = communicator->clique.error(communicator->rank);
-  if (*result == ncclSuccess && communicator->is_in_progress.load(std::memory_order_acquire)) {
-    *result = ncclInProgress;
-  }
+  *result = communicator->state();
   return ncclSuccess;
 }
 

@@ -10,6 +10,7 @@
 #include <tuple>
 
 #include "collectives/gpu_ranks.h"
+#include "collectives/nccl_ends.h"
 #include "data/selector.h"
 #include "ranks_fixture.h"
 
@@ -22,8 +23,9 @@ using Layout = std::vector<int>;
 std::unique_ptr<DataPlane> with_gpu(gpus::GpuHosts& hosts, int rank,
                                     std::unique_ptr<DataPlane> plane) {
   const std::shared_ptr<DataPlane> host = std::move(plane);
-  const auto nccl =
-      std::make_shared<NcclDataPlane>(host, NcclDataPlane::Settings{.device = rank, .rank = rank});
+  const NcclDataPlane::Settings settings{
+      .device = rank, .rank = rank, .end_within = gpus::kPatience};
+  const auto nccl = std::make_shared<NcclDataPlane>(host, settings);
   std::vector<Route> routes;
   for (const auto kind :
        {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather,

@@ -3,6 +3,7 @@
 /// Ranks as threads whose tensors are on the host and on GPUs, on doubles of CUDA and NCCL.
 
 #include "collectives/gpu_ranks.h"
+#include "collectives/nccl_ends.h"
 #include "data/selector.h"
 #include "ranks_fixture.h"
 
@@ -15,8 +16,9 @@ using std::chrono::milliseconds;
 /// The host's plane, and one for a GPU.
 inline std::unique_ptr<DataPlane> with_gpu(int rank, int size, std::unique_ptr<DataPlane> plane) {
   const std::shared_ptr<DataPlane> host = std::move(plane);
-  const auto gpu =
-      std::make_shared<NcclDataPlane>(host, NcclDataPlane::Settings{.device = rank, .rank = rank});
+  const NcclDataPlane::Settings settings{
+      .device = rank, .rank = rank, .end_within = gpus::kPatience};
+  const auto gpu = std::make_shared<NcclDataPlane>(host, settings);
   std::vector<Route> routes;
   for (const auto kind :
        {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather,

@@ -1,10 +1,13 @@
 // Ranks as threads whose tensors are on the host and on GPUs: values, and who waits for a GPU.
 
 #include <atomic>
+#include <deque>
 #include <semaphore>
+#include <variant>
 
 #include "gpu_ranks_fixture.h"
 #include "timeline/trace_reader.h"
+#include "wire/codec.h"
 
 namespace kolo::core {
 namespace {
@@ -99,25 +102,50 @@ TEST_P(GpuRanksTest, ATimelineHasTheGpusTimes) {
 
 // ---- in the GPU's time ----
 
-/// Whether it comes true within the time in which something must.
-bool soon(const std::function<bool()>& condition) {
-  const auto deadline = Clock::now() + std::chrono::seconds(5);
-  while (!condition() && Clock::now() < deadline) std::this_thread::sleep_for(milliseconds(1));
-  return condition();
-}
+constexpr int kTogether = 12;
+
+/// Hears of the other rank's requests only when so many have come.
+class GatheringControl final : public job::ForwardingControl {
+ public:
+  using ForwardingControl::ForwardingControl;
+
+  Result<std::optional<Envelope>> receive() override {
+    while (true) {
+      Result<std::optional<Envelope>> envelope = ForwardingControl::receive();
+      if (!envelope.ok()) return envelope;
+      if (!envelope.value()) break;
+      const Message message = decode(envelope.value()->bytes).value();
+      const auto* const list = std::get_if<RequestList>(&message);
+      if (list == nullptr) return envelope;
+      requests_ += std::ssize(list->requests);
+      gathered_.push_back(std::move(*envelope.value()));
+    }
+    if (requests_ < kTogether || gathered_.empty()) return std::optional<Envelope>();
+    std::optional<Envelope> next(std::move(gathered_.front()));
+    gathered_.pop_front();
+    return next;
+  }
+
+ private:
+  std::int64_t requests_ = 0;
+  std::deque<Envelope> gathered_;
+};
 
 // Operations are done for the host, and nobody has to wait, before the GPU has begun.
 TEST_P(GpuRanksTest, AreDoneBeforeTheGpuIs) {
-  run(2, [](Context& context, int rank, std::barrier<>& meeting) {
+  const auto body = [](Context& context, int rank, std::barrier<>& meeting) {
     UserStream stream(rank);
     UserStream consumer(rank);
     std::binary_semaphore gate(0);
     stream.call([&gate] { gate.acquire(); });
     std::vector<Tensor> tensors;
     std::vector<Bytes> results;
-    for (int i = 0; i < 12; ++i) {
+    // What rank 0 has submitted is agreed on when all of rank 1's has come.
+    if (rank == 1) meeting.arrive_and_wait();
+    for (int i = 0; i < kTogether; ++i) {
       tensors.emplace_back(context, stream, fmt::format("t{}", i), static_cast<float>(i));
     }
+    if (rank == 0) meeting.arrive_and_wait();
     results.resize(tensors.size(), Bytes(100 * sizeof(float)));
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const Status status = tensors[i].work->wait();
@@ -134,11 +162,16 @@ TEST_P(GpuRanksTest, AreDoneBeforeTheGpuIs) {
     consumer.finish();
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       EXPECT_EQ(results[i], oracle::filled(DataType::Float32, 100, 2.0L * static_cast<float>(i)));
-      EXPECT_TRUE(soon([&] { return tensors[i].kept.expired(); }));
+      while (!tensors[i].kept.expired()) std::this_thread::sleep_for(milliseconds(1));
     }
     // Some travelled together.
-    EXPECT_LT(doubles::calls("ncclAllReduce", rank), 12);
+    EXPECT_LT(doubles::calls("ncclAllReduce", rank), kTogether);
     EXPECT_GT(doubles::calls("launch_table", rank), 0);
+  };
+  run(2, body, [](Job& job) {
+    job.wrap_control = [](int rank, std::unique_ptr<ControlPlane> plane) {
+      return rank == 0 ? std::make_unique<GatheringControl>(std::move(plane)) : std::move(plane);
+    };
   });
 }
 
