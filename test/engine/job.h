@@ -112,10 +112,10 @@ class ForwardingData : public DataPlane {
   std::unique_ptr<DataPlane> plane_;
 };
 
-/// Whether the operation ends within the 5 seconds in which a rank must learn of a failure.
-bool ends_soon(const Work& work);
+/// Returns when the operation has ended. Who calls does none of its work.
+void poll_until_done(const Work& work);
 
-/// The error of an operation that must fail soon; empty, with a test failure, when it does not.
+/// The error of an operation that must fail; empty, with a test failure, when it does not.
 std::string error_of(const Work& work);
 
 }  // namespace kolo::core::job

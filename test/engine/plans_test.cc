@@ -1,5 +1,4 @@
 // Operations that all ranks submit in the same order, among others, and with ranks that leave.
-// Every error must be there within 5 seconds.
 
 #include <array>
 #include <atomic>
