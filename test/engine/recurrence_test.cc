@@ -1,5 +1,4 @@
-// Blocking all-reduces that recur under one name, and ranks that deviate from what recurred. Every
-// error must be there within 5 seconds.
+// Blocking all-reduces that recur under one name, and ranks that deviate from what recurred.
 
 #include <algorithm>
 #include <atomic>
