@@ -82,6 +82,15 @@ Bytes expected_of(const Collective& c, const std::vector<Bytes>& shares) {
 
 void Rank::idle() const { std::this_thread::sleep_for(std::chrono::microseconds(50)); }
 
+Options with_patience() {
+  Options options;
+  options.change_settings = [](int /*rank*/, NcclDataPlane::Settings settings) {
+    settings.end_within = kPatience;
+    return settings;
+  };
+  return options;
+}
+
 void run(int size, const std::function<void(Rank&)>& body, const Options& options) {
   doubles::reset(options.doubles);
   if (options.prepare) options.prepare();

@@ -38,6 +38,11 @@ struct Options {
   std::function<void()> prepare;
 };
 
+/// How long communicators may take to end where tests count how they do: none is aborted because
+/// the machine was busy.
+constexpr auto kPatience = std::chrono::hours(1);
+Options with_patience();
+
 /// `body` on each rank, in a thread to which another GPU than the rank's is current. Nothing may be
 /// left in the end, nor anything have been misused.
 void run(int size, const std::function<void(Rank&)>& body, const Options& options = {});

@@ -29,7 +29,6 @@
 #include "data/staged_data.h"
 #include "gpu_ranks.h"
 #include "left_out.h"
-#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {

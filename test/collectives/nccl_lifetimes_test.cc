@@ -10,7 +10,6 @@
 #include <utility>
 
 #include "gpu_ranks.h"
-#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {

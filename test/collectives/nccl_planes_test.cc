@@ -19,7 +19,6 @@
 #include "flights.h"
 #include "gpu_hosts.h"
 #include "gpu_ranks.h"
-#include "nccl_ends.h"
 
 namespace kolo::core {
 namespace {

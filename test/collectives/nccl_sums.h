@@ -14,7 +14,6 @@
 #include <vector>
 
 #include "gpu_ranks.h"
-#include "nccl_ends.h"
 
 namespace kolo::core {
 

@@ -10,7 +10,6 @@
 #include <tuple>
 
 #include "collectives/gpu_ranks.h"
-#include "collectives/nccl_ends.h"
 #include "data/selector.h"
 #include "ranks_fixture.h"
 

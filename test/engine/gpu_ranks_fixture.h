@@ -3,7 +3,6 @@
 /// Ranks as threads whose tensors are on the host and on GPUs, on doubles of CUDA and NCCL.
 
 #include "collectives/gpu_ranks.h"
-#include "collectives/nccl_ends.h"
 #include "data/selector.h"
 #include "ranks_fixture.h"
 

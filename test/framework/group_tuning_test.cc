@@ -113,6 +113,13 @@ class GroupTuningTest : public FrameworkTest {
     expect_usable();
   }
 
+  void train(DistributedOptimizer& optimizer, int steps) {
+    for (int step = 0; step < steps; ++step) {
+      backward(step);
+      optimizer.step();
+    }
+  }
+
   /// Leaves the round to step().
   void backward_alone(DistributedOptimizer& optimizer, int step) {
     const auto guard = optimizer.no_sync();
@@ -194,10 +201,7 @@ TEST_F(GroupTuningTest, NoMemoryForThemOnARank) {
   torch::optim::SGD sgd(tensors(), 0.1);
   {
     DistributedOptimizer optimizer(sgd, parameters_);
-    for (int step = 0; step < kAdoptedAfter - 1; ++step) {
-      backward(step);
-      optimizer.step();
-    }
+    train(optimizer, kAdoptedAfter - 1);
     step_without_memory_on_rank_1(optimizer);
     expect_refusals(optimizer, kAdoptedAfter, 1);
   }
@@ -214,10 +218,7 @@ TEST_F(GroupTuningTest, NoMemoryToSendThemOnARank) {
   for (const int rank : {0, 1}) {
     torch::optim::SGD sgd(tensors(), 0.1);
     DistributedOptimizer optimizer(sgd, parameters_);
-    for (int step = 0; step < kSentAfter - 1; ++step) {
-      backward(step);
-      optimizer.step();
-    }
+    train(optimizer, kSentAfter - 1);
     backward_alone(optimizer, kSentAfter - 1);
     if (kolo::rank() == rank) {
       const torch::Tensor before = values();
@@ -241,10 +242,7 @@ TEST_F(GroupTuningTest, NoMemoryForThoseOfOneOfTwoOptimizersOnARank) {
   torch::optim::SGD sgd_of_other(others.values(), 0.1);
   DistributedOptimizer optimizer(sgd, parameters_);
   DistributedOptimizer other(sgd_of_other, others);
-  for (int step = 0; step < kAdoptedAfter - 1; ++step) {
-    backward(step);
-    optimizer.step();
-  }
+  train(optimizer, kAdoptedAfter - 1);
   step_without_memory_on_rank_1(optimizer);
   const bool here = kolo::rank() == 1;
   expect_error([&] { backward(kAdoptedAfter); }, {here ? kStopped : gone(1)});
