@@ -3,58 +3,58 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <kolo/error.h>
-#include <kolo/init.h>
-#include <kolo/ops.h>
-#include <torch/torch.h>
 
 #include <algorithm>
-#include <cstring>
 #include <sstream>
+
+#include "gather_texts.h"
 
 namespace kolo::detail {
 namespace {
 
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
-  return parts;
+/// What a rank says begins with one of these.
+constexpr char kRefuses = '!';
+constexpr char kHasLines = '=';
+
+void require_same_lines(const std::string& what, const RankText& first, const RankText& other) {
+  const std::vector<std::string> a = split_lines(first.text.substr(1));
+  const std::vector<std::string> b = split_lines(other.text.substr(1));
+  const auto line = [](const std::vector<std::string>& of, std::size_t i) {
+    return i < of.size() ? of[i] : std::string("nothing");
+  };
+  for (std::size_t i = 0; i < std::max(a.size(), b.size()); ++i) {
+    if (line(a, i) == line(b, i)) continue;
+    throw Error(
+        fmt::format("{} differ between ranks: number {} is {} on rank {}, but {} on rank {}", what,
+                    i + 1, line(a, i), first.rank, line(b, i), other.rank));
+  }
 }
 
 }  // namespace
 
-void require_same_on_all_ranks(const std::string& name, const std::string& what,
-                               const std::vector<std::string>& lines, const std::string& refusal,
-                               const ProcessSet& process_set) {
-  constexpr char kEnd = '\f';
-  // The rank, for it is not known who the members are.
-  const std::string own = fmt::format("{}\n{}\n{}{}", rank(), refusal, fmt::join(lines, "\n"), kEnd);
-  torch::Tensor bytes = torch::empty({static_cast<std::int64_t>(own.size())}, torch::kUInt8);
-  std::memcpy(bytes.data_ptr(), own.data(), own.size());
-  bytes = allgather(bytes, {.name = name, .process_set = process_set});
-  const std::string all(static_cast<const char*>(bytes.data_ptr()),
-                        static_cast<std::size_t>(bytes.numel()));
+std::vector<std::string> split_lines(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
 
-  const std::vector<std::string> texts = split(all, kEnd);
-  for (const std::string& text : texts) {
-    const std::vector<std::string> other = split(text, '\n');
-    if (other.size() > 1 && !other[1].empty()) {
-      throw Error(fmt::format("on rank {}: {}", other[0], other[1]));
+std::vector<int> require_same_on_all_ranks(const std::string& name, const std::string& what,
+                                           const std::vector<std::string>& lines,
+                                           const std::string& refusal,
+                                           const ProcessSet& process_set) {
+  const std::string own =
+      refusal.empty() ? kHasLines + fmt::format("{}", fmt::join(lines, "\n")) : kRefuses + refusal;
+  const std::vector<RankText> texts = gather_texts(name, own, process_set);
+  std::vector<int> ranks;
+  for (const auto& [rank, text] : texts) {
+    if (text.front() == kRefuses) {
+      throw Error(fmt::format("on rank {}: {}", rank, text.substr(1)));
     }
+    ranks.push_back(rank);
   }
-  const std::vector<std::string> first = split(texts.front(), '\n');
-  for (const std::string& text : texts) {
-    const std::vector<std::string> other = split(text, '\n');
-    const std::size_t most = std::max(first.size(), other.size());
-    for (std::size_t i = 2; i < most; ++i) {
-      const auto line = [i](const std::vector<std::string>& of) {
-        return i < of.size() ? of[i] : std::string("nothing");
-      };
-      if (line(first) == line(other)) continue;
-      throw Error(fmt::format("{} differ between ranks: number {} is {} on rank {}, but {} on rank {}",
-                              what, i - 1, line(first), first.front(), line(other), other.front()));
-    }
-  }
+  for (const RankText& other : texts) require_same_lines(what, texts.front(), other);
+  return ranks;
 }
 
 }  // namespace kolo::detail

@@ -13,27 +13,11 @@
 #include <typeinfo>
 #include <vector>
 
+#include "named_tensors.h"
 #include "same_on_all_ranks.h"
 
 namespace kolo {
 namespace {
-
-using NamedTensors = std::vector<std::pair<std::string, torch::Tensor>>;
-
-std::string describe(const torch::Tensor& tensor) {
-  return tensor.defined() ? c10::str(tensor.scalar_type(), " ", tensor.sizes()) : "undefined";
-}
-
-NamedTensors tensors_of(torch::nn::Module& module) {
-  NamedTensors tensors;
-  for (const auto& item : module.named_parameters()) {
-    tensors.emplace_back("parameter/" + item.key(), item.value());
-  }
-  for (const auto& item : module.named_buffers()) {
-    tensors.emplace_back("buffer/" + item.key(), item.value());
-  }
-  return tensors;
-}
 
 torch::optim::Optimizer& innermost(torch::optim::Optimizer& optimizer) {
   auto* wrapper = dynamic_cast<DistributedOptimizer*>(&optimizer);
@@ -54,7 +38,9 @@ std::vector<std::string> describe(const torch::optim::Optimizer& optimizer) {
   std::vector<std::string> lines = {c10::demangle(typeid(optimizer).name())};
   for (const auto& group : optimizer.param_groups()) {
     lines.push_back(c10::str("a group of ", group.params().size(), " parameters"));
-    for (const torch::Tensor& parameter : group.params()) lines.push_back(describe(parameter));
+    for (const torch::Tensor& parameter : group.params()) {
+      lines.push_back(detail::describe(parameter));
+    }
   }
   return lines;
 }
@@ -137,25 +123,45 @@ void deserialize(const torch::Tensor& bytes, torch::optim::Optimizer& optimizer)
   }
 }
 
-}  // namespace
-
-void broadcast_parameters(torch::nn::Module& module, int root_rank) {
+/// `what` the tensors are of, for messages.
+void broadcast_all(const detail::NamedTensors& tensors, const std::string& what, int root_rank,
+                   const ProcessSet& process_set) {
   const torch::NoGradGuard no_grad;
-  NamedTensors tensors = tensors_of(module);
-  std::vector<std::string> lines;
-  for (const auto& [name, tensor] : tensors) {
-    lines.push_back(c10::str("'", name, "' ", describe(tensor)));
-  }
-  detail::require_same_on_all_ranks("broadcast_parameters", "the module's parameters and buffers",
-                                    lines);
+  detail::require_same_on_all_ranks("broadcast_parameters", what, detail::describe(tensors), {},
+                                    process_set);
   std::vector<Work> works;
-  for (auto& [name, tensor] : tensors) {
-    if (tensor.defined()) works.push_back(broadcast_async_(tensor, root_rank, {.name = name}));
+  for (auto [name, tensor] : tensors) {
+    if (!tensor.defined()) continue;
+    works.push_back(
+        broadcast_async_(tensor, root_rank, {.name = name, .process_set = process_set}));
   }
   for (Work& work : works) work.wait();
 }
 
-void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank) {
+constexpr const char* kOfModule = "the module's parameters and buffers";
+
+}  // namespace
+
+void broadcast_parameters(torch::nn::Module& module, int root_rank, const ProcessSet& process_set) {
+  broadcast_all(detail::parameters_and_buffers(module), kOfModule, root_rank, process_set);
+}
+
+void broadcast_parameters(torch::jit::Module& module, int root_rank,
+                          const ProcessSet& process_set) {
+  broadcast_all(detail::parameters_and_buffers(module), kOfModule, root_rank, process_set);
+}
+
+void broadcast_parameters(const std::vector<torch::Tensor>& tensors, int root_rank,
+                          const ProcessSet& process_set) {
+  detail::NamedTensors named;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    named.emplace_back("tensor/" + std::to_string(i), tensors[i]);
+  }
+  broadcast_all(named, "the tensors", root_rank, process_set);
+}
+
+void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank,
+                               const ProcessSet& process_set) {
   const torch::NoGradGuard no_grad;
   torch::optim::Optimizer& inner = innermost(optimizer);
   std::string refusal;
@@ -165,14 +171,14 @@ void broadcast_optimizer_state(torch::optim::Optimizer& optimizer, int root_rank
   }
   detail::require_same_on_all_ranks("broadcast_optimizer_state",
                                     "the optimizer's kind and parameter groups", describe(inner),
-                                    refusal);
+                                    refusal, process_set);
   const bool is_root = rank() == root_rank;
   const std::string serialized = is_root ? serialize(inner) : std::string();
   torch::Tensor size = torch::tensor(static_cast<std::int64_t>(serialized.size()));
-  broadcast_(size, root_rank, {.name = "optimizer_state/size"});
+  broadcast_(size, root_rank, {.name = "optimizer_state/size", .process_set = process_set});
   torch::Tensor bytes = torch::empty({size.item<std::int64_t>()}, torch::kUInt8);
   if (is_root) std::memcpy(bytes.data_ptr(), serialized.data(), serialized.size());
-  broadcast_(bytes, root_rank, {.name = "optimizer_state/bytes"});
+  broadcast_(bytes, root_rank, {.name = "optimizer_state/bytes", .process_set = process_set});
   if (!is_root) deserialize(bytes, inner);
   (void)innermost(optimizer);  // the wrapper gets the options, too
 }
