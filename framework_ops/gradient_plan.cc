@@ -4,6 +4,7 @@
 #include <torch/torch.h>
 
 #include <algorithm>
+#include <span>
 #include <utility>
 
 #include "bridge.h"
@@ -55,12 +56,13 @@ GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
     group.buffer.zero_();
     for (const core::PlanGroup::Slot& slot : planned.slots) {
       const torch::Tensor& parameter = parameters[slot.tensor];
-      group.parameters.push_back(slot.tensor);
       places_[slot.tensor] = {.group = groups_.size(),
+                              .index = group.parameters.size(),
                               .offset = slot.offset,
                               .view = detail::tensor_in(
                                   memory, slot.offset * element, parameter.sizes(),
                                   options_of_gradient(parameter), strides_of_gradient(parameter))};
+      group.parameters.push_back(slot.tensor);
       on_place(slot.tensor, view(slot.tensor));
     }
     groups_.push_back(std::move(group));
@@ -69,10 +71,10 @@ GradientPlan::GradientPlan(const std::shared_ptr<core::Context>& context,
 
 bool GradientPlan::is_cut_by(const core::Grouping& groups) const {
   return std::ranges::all_of(groups, [this](const std::vector<std::size_t>& members) {
-    const std::vector<std::size_t>& whole = groups_[group_of(members.front())].parameters;
-    const auto first = std::ranges::find(whole, members.front());
-    return whole.end() - first >= std::ssize(members) &&
-           std::equal(members.begin(), members.end(), first);
+    const Place& first = places_[members.front()];
+    const auto rest = std::span(groups_[first.group].parameters).subspan(first.index);
+    return rest.size() >= members.size() &&
+           std::ranges::equal(members, rest.first(members.size()));
   });
 }
 
@@ -81,17 +83,20 @@ void GradientPlan::cut(const core::Grouping& groups) {
   for (const std::vector<std::size_t>& members : groups) {
     const Group& whole = groups_[group_of(members.front())];
     const std::int64_t begin = places_[members.front()].offset;
-    const auto next = std::ranges::find(whole.parameters, members.back()) + 1;
-    const std::int64_t end =
-        next == whole.parameters.end() ? whole.buffer.numel() : places_[*next].offset;
+    const std::size_t next = places_[members.back()].index + 1;
+    const std::int64_t end = next == whole.parameters.size()
+                                 ? whole.buffer.numel()
+                                 : places_[whole.parameters[next]].offset;
     parts.push_back({.buffer = whole.buffer.slice(0, begin, end), .parameters = members});
   }
   groups_ = std::move(parts);
   for (std::size_t i = 0; i < groups_.size(); ++i) {
     const std::int64_t begin = places_[groups_[i].parameters.front()].offset;
-    for (const std::size_t parameter : groups_[i].parameters) {
-      places_[parameter].group = i;
-      places_[parameter].offset -= begin;
+    for (std::size_t index = 0; index < groups_[i].parameters.size(); ++index) {
+      Place& place = places_[groups_[i].parameters[index]];
+      place.group = i;
+      place.index = index;
+      place.offset -= begin;
     }
   }
 }
@@ -99,8 +104,7 @@ void GradientPlan::cut(const core::Grouping& groups) {
 void GradientPlan::release(std::size_t parameter) {
   Group& group = groups_[group_of(parameter)];
   places_[parameter].view.reset();
-  std::erase(group.parameters, parameter);
-  if (group.parameters.empty()) group.buffer.reset();
+  if (++group.released == group.parameters.size()) group.buffer.reset();
 }
 
 bool GradientPlan::lies_in_place(const torch::Tensor& gradient, std::size_t parameter) const {

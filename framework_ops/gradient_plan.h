@@ -25,6 +25,8 @@ class GradientPlan {
     /// One-dimensional, of all its parameters' gradients.
     torch::Tensor buffer;
     std::vector<std::size_t> parameters;
+    /// How many of them have let go of their places.
+    std::size_t released = 0;
   };
 
   using OnPlace = std::function<void(std::size_t parameter, const torch::Tensor& view)>;
@@ -59,6 +61,8 @@ class GradientPlan {
  private:
   struct Place {
     std::size_t group = 0;
+    /// Among the group's parameters.
+    std::size_t index = 0;
     /// In its buffer, in elements.
     std::int64_t offset = 0;
     torch::Tensor view;

@@ -1,14 +1,13 @@
 #include "engine/group_planner.h"
 
 #include <algorithm>
-#include <limits>
+#include <ranges>
 
 namespace kolo::core {
 namespace {
 
 /// What ends within it ends at the same time, in seconds.
 constexpr double kTie = 1e-9;
-constexpr double kNever = std::numeric_limits<double>::infinity();
 
 std::size_t bytes_of(const PlannedTensor& tensor) {
   const std::size_t bytes = static_cast<std::size_t>(tensor.elements) * size_of(tensor.dtype);
@@ -19,15 +18,14 @@ bool can_share_a_group(const PlannedTensor& a, const PlannedTensor& b) {
   return a.dtype == b.dtype && a.device == b.device;
 }
 
-/// Cuts a sequence of tensors into groups. Position p is between tensor p - 1 and tensor p.
+/// Cuts a sequence of tensors into groups. Position p is between tensor p - 1 and tensor p; E(p) is when groups
+/// that end there are done at the earliest, B(p) the bytes before it.
+///
+/// A group that loses its last tensors is ready no later, and is through earlier by what they cost, and so are
+/// the groups of a sequence that loses its end: so E and E - cost * B grow with p. That makes both
+/// searches here nearly linear, and exact.
 class Cutting {
  public:
-  /// By position: when groups that end there are done at the earliest, and where the last of them begins.
-  struct Row {
-    std::vector<double> end;
-    std::vector<std::size_t> begin;
-  };
-
   Cutting(std::span<const PlannedTensor> tensors, std::span<const std::size_t> order,
           std::span<const double> ready, const TransferCost& cost, std::size_t limit)
       : cost_(cost) {
@@ -41,34 +39,59 @@ class Cutting {
       while (first < i && bytes_.back() - bytes_[first] > limit) ++first;
       first_.push_back(first);
     }
+    find_earliest();
   }
 
-  std::size_t positions() const { return bytes_.size(); }
-
-  /// Adds a group to what `row` has, which may be the row under way: any number of groups.
-  void extend(const Row& row, Row& longer) const {
-    for (std::size_t to = 1; to < positions(); ++to) {
-      for (std::size_t from = first_[to]; from < to; ++from) {
-        const double end =
-            std::max(ready_[to], row.end[from]) + cost_.of(bytes_[to] - bytes_[from]);
-        if (end >= longer.end[to]) continue;
-        longer.end[to] = end;
-        longer.begin[to] = from;
-      }
+  /// The positions where groups end, last first: of the fewest groups that end earliest, or within kTie of it.
+  std::vector<std::size_t> fewest() const {
+    std::vector<std::size_t> ends;
+    double deadline = end_.back() + kTie;
+    for (std::size_t to = end_.size() - 1; to > 0;) {
+      ends.push_back(to);
+      // The largest last group is best: what is ahead of it is less by what the group has more. It is too large
+      // if it cannot be through in time; what is ahead of it is done in time if that of a smaller one is.
+      const auto sizes = std::views::iota(first_[to], begin_[to]);
+      const auto too_large = [&](std::size_t from) {
+        return ready_[to] + cost_of(from, to) > deadline;
+      };
+      const auto from = std::ranges::partition_point(sizes, too_large);
+      const std::size_t begin = from == sizes.end() ? begin_[to] : *from;
+      deadline -= cost_of(begin, to);
+      to = begin;
     }
-  }
-
-  Row empty_row() const {
-    return {std::vector<double>(positions(), kNever), std::vector<std::size_t>(positions())};
+    return ends;
   }
 
  private:
+  double cost_of(std::size_t from, std::size_t to) const {
+    return cost_.of(bytes_[to] - bytes_[from]);
+  }
+  double end_of(std::size_t from, std::size_t to) const {
+    return std::max(ready_[to], end_[from]) + cost_of(from, to);
+  }
+
+  void find_earliest() {
+    std::size_t from = 0;
+    for (std::size_t to = 1; to < bytes_.size(); ++to) {
+      from = std::max(from, first_[to]);
+      // Up to where a group would have to wait for those ahead of it, a smaller one is better, and from there a
+      // larger one.
+      while (from + 1 < to && end_[from + 1] <= ready_[to]) ++from;
+      const bool next = from + 1 < to && end_of(from + 1, to) < end_of(from, to);
+      begin_.push_back(next ? from + 1 : from);
+      end_.push_back(end_of(begin_.back(), to));
+    }
+  }
+
   const TransferCost cost_;
   /// By position: bytes of all tensors before it; when the last of those is ready; the first position where a
   /// group that ends here may begin.
   std::vector<std::size_t> bytes_ = {0};
   std::vector<double> ready_ = {0};
   std::vector<std::size_t> first_ = {0};
+  /// By position: E, and where the last group of those begins.
+  std::vector<double> end_ = {0};
+  std::vector<std::size_t> begin_ = {0};
 };
 
 }  // namespace
@@ -112,26 +135,12 @@ double predict_end(const Grouping& groups, std::span<const PlannedTensor> tensor
 Grouping group_by_time(std::span<const PlannedTensor> tensors, std::span<const std::size_t> order,
                        std::span<const double> ready, const TransferCost& cost, std::size_t limit) {
   const Cutting cutting(tensors, order, ready, cost, limit);
-  Cutting::Row any = cutting.empty_row();
-  any.end[0] = 0;
-  cutting.extend(any, any);
-
-  // Then the same with 0, 1, 2, … groups, until that is as fast. The fewest cannot be found along with the
-  // earliest: what is ahead of a group may end later at no cost, if the group waits for its tensors anyway.
-  std::vector<Cutting::Row> rows = {cutting.empty_row()};
-  rows[0].end[0] = 0;
-  while (rows.back().end.back() > any.end.back() + kTie) {
-    Cutting::Row longer = cutting.empty_row();
-    cutting.extend(rows.back(), longer);
-    rows.push_back(std::move(longer));
-  }
-
-  Grouping groups(rows.size() - 1);
-  auto to = static_cast<std::ptrdiff_t>(order.size());
-  for (std::size_t group = groups.size(); group > 0; --group) {
-    const auto from = static_cast<std::ptrdiff_t>(rows[group].begin[static_cast<std::size_t>(to)]);
-    groups[group - 1].assign(order.begin() + from, order.begin() + to);
-    to = from;
+  Grouping groups;
+  std::size_t from = 0;
+  for (const std::size_t to : cutting.fewest() | std::views::reverse) {
+    const std::span<const std::size_t> group = order.subspan(from, to - from);
+    groups.emplace_back(group.begin(), group.end());
+    from = to;
   }
   return groups;
 }
