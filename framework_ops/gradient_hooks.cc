@@ -46,10 +46,10 @@ class AfterHook final : public torch::autograd::FunctionPostHook {
 
 }  // namespace
 
-std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter) {
+NodePtr accumulator_of(torch::Tensor parameter) {
   const bool frozen = !parameter.requires_grad();
   if (frozen) parameter.set_requires_grad(true);
-  std::shared_ptr<torch::autograd::Node> node = torch::autograd::impl::grad_accumulator(parameter);
+  NodePtr node = torch::autograd::impl::grad_accumulator(parameter);
   if (frozen) parameter.set_requires_grad(false);
   return node;
 }

@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <memory>
 
+#include "libtorch_version.h"
+
 namespace kolo {
 
 /// Called on the threads that run backward, of which each device of the parameters has one.
@@ -23,7 +25,7 @@ class GradientListener {
 
 /// The node that adds to a parameter's gradient, to be kept alive: the parameter itself does not. A
 /// parameter that is frozen now may be thawed later, so it gets one, too.
-std::shared_ptr<torch::autograd::Node> accumulator_of(torch::Tensor parameter);
+NodePtr accumulator_of(torch::Tensor parameter);
 
 /// As long as the listener lives.
 void watch(torch::autograd::Node& accumulator, const std::weak_ptr<GradientListener>& listener,

@@ -2,7 +2,6 @@
 
 /// One parameter's gradient on its way through rounds.
 
-#include <torch/csrc/autograd/function.h>
 #include <torch/types.h>
 
 #include <cstddef>
@@ -12,6 +11,7 @@
 
 #include "context/context.h"
 #include "gradient_plan.h"
+#include "libtorch_version.h"
 
 namespace kolo {
 
@@ -44,7 +44,7 @@ class RoundGradient {
 
   const torch::Tensor& parameter() const { return parameter_; }
   /// The node that adds to grad(), kept alive.
-  const std::shared_ptr<torch::autograd::Node>& accumulator() const { return accumulator_; }
+  const NodePtr& accumulator() const { return accumulator_; }
 
   /// Whether it holds a gradient that no round has taken, and since when.
   bool fresh() const { return fresh_; }
@@ -88,7 +88,7 @@ class RoundGradient {
 
   torch::Tensor parameter_;
   const std::size_t index_;
-  const std::shared_ptr<torch::autograd::Node> accumulator_;
+  const NodePtr accumulator_;
   bool fresh_ = false;
   core::Clock::time_point ready_;
   /// Had no gradient before the one that autograd is about to store.

@@ -1,9 +1,8 @@
 #include "bench/synthetic_model.h"
 
-#include <torch/csrc/autograd/function.h>
 #include <torch/torch.h>
 
-#include <memory>
+#include <cstdint>
 #include <utility>
 
 #include "bench/check.h"
@@ -13,21 +12,25 @@ namespace {
 
 using torch::autograd::variable_list;
 
-/// Backward of one layer: hands on the gradient of its input, and the parameter's.
-class Layer : public torch::autograd::Node {
- public:
-  Layer(torch::Tensor gradient, Compute& compute, Seconds time)
-      : gradient_(std::move(gradient)), compute_(compute), time_(time) {}
-
-  variable_list apply(variable_list&& gradients) override {
-    compute_.spend(time_);
-    return {gradients.front(), gradient_};
+/// One layer. Its backward hands on the gradient of its input, and the parameter's.
+struct Layer : torch::autograd::Function<Layer> {
+  /// `compute` must outlive backward.
+  static torch::Tensor forward(torch::autograd::AutogradContext* context,
+                               const torch::Tensor& activation, const torch::Tensor& /*parameter*/,
+                               const torch::Tensor& gradient, Compute& compute, Seconds time) {
+    context->saved_data["gradient"] = gradient;
+    context->saved_data["compute"] = reinterpret_cast<std::int64_t>(&compute);
+    context->saved_data["seconds"] = time.count();
+    return activation.detach();
   }
 
- private:
-  const torch::Tensor gradient_;
-  Compute& compute_;
-  const Seconds time_;
+  static variable_list backward(torch::autograd::AutogradContext* context,
+                                const variable_list& gradients) {
+    auto* compute = reinterpret_cast<Compute*>(context->saved_data["compute"].toInt());
+    compute->spend(Seconds(context->saved_data["seconds"].toDouble()));
+    // None for what is no input of the graph.
+    return {gradients.front(), context->saved_data["gradient"].toTensor(), {}, {}, {}};
+  }
 };
 
 torch::Tensor make_gradient(std::size_t number, const Shape& shape, int rank, int ranks) {
@@ -71,12 +74,8 @@ torch::Tensor SyntheticModel::forward() {
   torch::Tensor activation = torch::zeros({});
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     compute_.spend(times_.forward / layers);
-    const std::shared_ptr<Layer> layer(
-        new Layer(data_.gradients()[i], compute_, times_.backward / layers),
-        torch::autograd::deleteNode);
-    layer->set_next_edges(torch::autograd::collect_next_edges(activation, parameters_[i]));
-    activation = activation.detach();
-    torch::autograd::create_gradient_edge(activation, layer);
+    activation = Layer::apply(activation, parameters_[i], data_.gradients()[i], compute_,
+                              times_.backward / layers);
   }
   return activation;
 }
