@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <fmt/format.h>
+#include <kolo/agree.h>
 #include <kolo/init.h>
 #include <kolo/ops.h>
 #include <torch/serialize/archive.h>
@@ -13,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "agreement.h"
+#include "checksum.h"
 #include "files.h"
 #include "recipe.h"
 
@@ -25,6 +26,7 @@ namespace fs = std::filesystem;
 constexpr std::string_view kPrefix = "checkpoint-";
 constexpr std::string_view kSuffix = ".pt";
 constexpr std::size_t kKept = 2;
+constexpr const char* kWayOut = "Remove it to go on from the one before.";
 
 /// The number in checkpoint-NNNN.pt, 0 for other names.
 int epoch_of(const fs::path& path) {
@@ -107,11 +109,14 @@ torch::Tensor read_tensor(torch::serialize::InputArchive& archive, const char* n
 }  // namespace
 
 Checkpoints::Checkpoints(fs::path folder, std::string recipe, torch::Device device)
-    : folder_(std::move(folder)), recipe_(std::move(recipe)), device_(device) {}
+    : folder_(std::move(folder)), recipe_(std::move(recipe)), device_(device) {
+  if (folder_.empty()) return;
+  kolo::on_rank(0, [&] { require_writable_folder(folder_); });
+}
 
 void Checkpoints::require_empty_folder() const {
   if (folder_.empty()) return;
-  on_rank_0([&] {
+  kolo::on_rank(0, [&] {
     const std::vector<fs::path> found = list_checkpoints(folder_);
     if (found.empty()) return;
     throw std::runtime_error(
@@ -127,14 +132,21 @@ int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimiz
   torch::Tensor scale = to_tensor(loss_scale);
   const torch::Tensor own_state = random_state(device_);
   torch::Tensor states = own_state.repeat({kolo::size(), 1});
-  on_rank_0([&] {
+  kolo::on_rank(0, [&] {
     const std::vector<fs::path> found = list_checkpoints(folder_);
     if (found.empty()) return;
     const std::string path = found[0].string();
     const std::string bytes = read_file(found[0]);
+    const std::optional<std::string_view> contents = unsealed(bytes);
+    if (!contents) {
+      throw std::runtime_error(
+          fmt::format("cannot go on from {}: it is damaged, its checksum is not that of "
+                      "its contents. {}",
+                      path, kWayOut));
+    }
     try {
       torch::serialize::InputArchive archive;
-      archive.load_from(bytes.data(), bytes.size(), device_);
+      archive.load_from(contents->data(), contents->size(), device_);
       const std::string saved = to_string(read_tensor(archive, "recipe"));
       if (saved != recipe_) {
         throw std::runtime_error(fmt::format("it is of another run: {}",
@@ -147,8 +159,7 @@ int Checkpoints::load(torch::nn::Module& model, torch::optim::Optimizer& optimiz
       read_part(archive, "optimizer", optimizer);
     } catch (const c10::Error& e) {
       throw std::runtime_error(
-          fmt::format("cannot go on from {}: {}. Remove it to go on from the one before.", path,
-                      e.what_without_backtrace()));
+          fmt::format("cannot go on from {}: {}. {}", path, e.what_without_backtrace(), kWayOut));
     } catch (const std::exception& e) {
       throw std::runtime_error(fmt::format("cannot go on from {}: {}", path, e.what()));
     }
@@ -167,7 +178,7 @@ void Checkpoints::save(int epochs_done, const torch::nn::Module& model,
   if (folder_.empty()) return;
   const torch::Tensor states =
       kolo::allgather(random_state(device_).unsqueeze(0), {.name = "checkpoint.random_states"});
-  on_rank_0([&] {
+  kolo::on_rank(0, [&] {
     torch::serialize::OutputArchive archive;
     archive.write("recipe", to_tensor(recipe_));
     archive.write("epochs_done", torch::tensor({std::int64_t{epochs_done}}));
@@ -180,7 +191,8 @@ void Checkpoints::save(int epochs_done, const torch::nn::Module& model,
       bytes.append(static_cast<const char*>(data), size);
       return size;
     });
-    write_file_atomically(folder_ / fmt::format("{}{:04}{}", kPrefix, epochs_done, kSuffix), bytes);
+    write_file_atomically(folder_ / fmt::format("{}{:04}{}", kPrefix, epochs_done, kSuffix),
+                          sealed(std::move(bytes)));
 
     const std::vector<fs::path> all = list_checkpoints(folder_);
     for (std::size_t i = kKept; i < all.size(); ++i) fs::remove(all[i]);

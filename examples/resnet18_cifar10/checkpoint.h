@@ -20,7 +20,8 @@ namespace resnet_example {
 class Checkpoints {
  public:
   /// An empty folder name turns checkpoints off. `recipe` is what a run must have in common with
-  /// the checkpoint it goes on from.
+  /// the checkpoint it goes on from. Fails, on all ranks, when nothing can be written in the
+  /// folder. Collective.
   Checkpoints(std::filesystem::path folder, std::string recipe, torch::Device device);
 
   /// Fails, on all ranks, when the folder holds checkpoints: of which run would the next ones be?

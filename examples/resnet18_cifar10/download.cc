@@ -5,13 +5,15 @@
 #include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <cstdio>
+#include <exception>
 #include <memory>
 #include <stdexcept>
 #include <system_error>
 
+#include "checksum.h"
 #include "dataset.h"
+#include "files.h"
 
 namespace resnet_example {
 namespace {
@@ -19,10 +21,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr long kHttpRangeNotSatisfiable = 416;
-
-struct CloseFile {
-  void operator()(std::FILE* file) const { std::fclose(file); }
-};
 
 std::uintmax_t size_or_zero(const fs::path& path) {
   std::error_code error;
@@ -54,8 +52,20 @@ int on_progress(void* progress, curl_off_t total, curl_off_t now, curl_off_t, cu
   return 0;
 }
 
-std::size_t on_data(char* data, std::size_t size, std::size_t count, void* file) {
-  return std::fwrite(data, size, count, static_cast<std::FILE*>(file));
+/// Where the transfer's bytes go. No exception may pass through libcurl.
+struct Target {
+  OutputFile file;
+  std::exception_ptr failure = nullptr;
+};
+
+std::size_t on_data(char* data, std::size_t size, std::size_t count, void* target) {
+  try {
+    static_cast<Target*>(target)->file.write({data, size * count});
+    return size * count;
+  } catch (...) {
+    static_cast<Target*>(target)->failure = std::current_exception();
+    return 0;
+  }
 }
 
 struct Transfer {
@@ -71,11 +81,7 @@ struct Transfer {
 };
 
 Transfer transfer(const std::string& url, const fs::path& part) {
-  const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(part.c_str(), "ab"));
-  if (!file) {
-    throw std::runtime_error(
-        fmt::format("cannot write {}: {}", part.string(), std::generic_category().message(errno)));
-  }
+  Target target{.file = OutputFile(part, OutputFile::How::Continue)};
   const std::unique_ptr<CURL, void (*)(CURL*)> curl(curl_easy_init(), curl_easy_cleanup);
   if (!curl) throw std::runtime_error("libcurl cannot be initialised");
 
@@ -91,19 +97,16 @@ Transfer transfer(const std::string& url, const fs::path& part) {
   curl_easy_setopt(curl.get(), CURLOPT_LOW_SPEED_TIME, 60L);  // … for so many seconds: give up
   curl_easy_setopt(curl.get(), CURLOPT_ERRORBUFFER, reason.data());
   curl_easy_setopt(curl.get(), CURLOPT_WRITEFUNCTION, &on_data);
-  curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, file.get());
+  curl_easy_setopt(curl.get(), CURLOPT_WRITEDATA, &target);
   curl_easy_setopt(curl.get(), CURLOPT_NOPROGRESS, 0L);
   curl_easy_setopt(curl.get(), CURLOPT_XFERINFOFUNCTION, &on_progress);
   curl_easy_setopt(curl.get(), CURLOPT_XFERINFODATA, &progress);
 
   Transfer result;
   result.code = curl_easy_perform(curl.get());
+  if (target.failure != nullptr) std::rethrow_exception(target.failure);
   curl_easy_getinfo(curl.get(), CURLINFO_RESPONSE_CODE, &result.http_status);
   result.reason = reason[0] != '\0' ? reason.data() : curl_easy_strerror(result.code);
-  if (std::fflush(file.get()) != 0 && result.code == CURLE_OK) {
-    result.code = CURLE_WRITE_ERROR;
-    result.reason = std::generic_category().message(errno);
-  }
   return result;
 }
 

@@ -29,7 +29,4 @@ void download_file(const RemoteArchive& archive, const std::filesystem::path& pa
 /// file appears under its name when it is complete.
 void unpack_files(const std::filesystem::path& archive, const std::filesystem::path& folder);
 
-/// @throws std::runtime_error when the file cannot be read.
-std::string sha256_of_file(const std::filesystem::path& path);
-
 }  // namespace resnet_example

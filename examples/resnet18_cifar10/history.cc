@@ -2,14 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <cerrno>
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-
-#include "files.h"
 
 namespace resnet_example {
 namespace {
@@ -36,26 +32,23 @@ std::string lines_up_to(const std::filesystem::path& path, int last_epoch) {
 
 }  // namespace
 
-History::History(const std::filesystem::path& path, int resumed_epoch) : path_(path) {
-  if (path_.empty()) return;
-  const bool go_on = resumed_epoch > 0 && std::filesystem::exists(path_);
-  write_file_atomically(path_,
-                        go_on ? lines_up_to(path_, resumed_epoch) : std::string(kHeader) + '\n');
-  file_.open(path_, std::ios::app);
+History::History(const std::filesystem::path& path, int resumed_epoch) {
+  if (path.empty()) return;
+  const bool is_own_file = replaceable_file(path).has_value();
+  const bool go_on = is_own_file && resumed_epoch > 0 && std::filesystem::exists(path);
+  const std::string begin = go_on ? lines_up_to(path, resumed_epoch) : std::string(kHeader) + '\n';
+  if (is_own_file) write_file_atomically(path, begin);
+  file_.emplace(path, OutputFile::How::Append);
+  if (!is_own_file) file_->write(begin);
 }
 
 void History::append(const EpochRecord& r) {
-  if (path_.empty()) return;
-  file_ << fmt::format("{},{},{},{},{},{},{},{:.6f},{:.3f},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f}\n",
-                       r.epoch, r.ranks, r.lr, r.train_loss, r.train_accuracy, r.test_loss,
-                       r.test_accuracy, r.seconds, r.images_per_second, r.phases.data,
-                       r.phases.forward, r.phases.backward, r.phases.communication,
-                       r.phases.optimizer);
-  file_.flush();
-  if (!file_) {
-    throw std::runtime_error(
-        fmt::format("cannot write {}: {}", path_.string(), std::generic_category().message(errno)));
-  }
+  if (!file_) return;
+  file_->write(
+      fmt::format("{},{},{},{},{},{},{},{:.6f},{:.3f},{:.6f},{:.6f},{:.6f},{:.6f},{:.6f}\n",
+                  r.epoch, r.ranks, r.lr, r.train_loss, r.train_accuracy, r.test_loss,
+                  r.test_accuracy, r.seconds, r.images_per_second, r.phases.data, r.phases.forward,
+                  r.phases.backward, r.phases.communication, r.phases.optimizer));
 }
 
 }  // namespace resnet_example

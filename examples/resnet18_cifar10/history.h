@@ -3,7 +3,9 @@
 /// The figures of each epoch, in a CSV file.
 
 #include <filesystem>
-#include <fstream>
+#include <optional>
+
+#include "files.h"
 
 namespace resnet_example {
 
@@ -33,16 +35,15 @@ struct EpochRecord {
 
 class History {
  public:
-  /// Starts the file anew; or, after epoch `resumed_epoch` > 0, keeps the lines up to that one. An
-  /// empty path writes nothing.
+  /// Starts the file anew; or, after epoch `resumed_epoch` > 0, keeps the lines up to that one.
+  /// What is no file of its own, such as /dev/stdout, is written on. An empty path writes nothing.
   History(const std::filesystem::path& path, int resumed_epoch);
 
   /// Writes a line, at once.
   void append(const EpochRecord& record);
 
  private:
-  std::filesystem::path path_;
-  std::ofstream file_;
+  std::optional<OutputFile> file_;
 };
 
 }  // namespace resnet_example

@@ -7,6 +7,7 @@
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <kolo/agree.h>
 #include <kolo/init.h>
 #include <sched.h>
 #include <torch/utils.h>
@@ -17,7 +18,6 @@
 #include <stdexcept>
 #include <thread>
 
-#include "agreement.h"
 #include "amp.h"
 #include "download.h"
 #include "recipe.h"
@@ -30,10 +30,9 @@ namespace {
 /// download once.
 void download_dataset(const Options& options) {
   for (const bool first_turn : {true, false}) {
-    agree("downloads", [&]() -> std::string {
+    kolo::agree([&] {
       const bool my_turn = first_turn ? kolo::rank() == 0 : kolo::local_rank() == 0;
       if (my_turn) fetch_cifar10(locate_dataset(options).folder);
-      return "";
     });
   }
 }
@@ -41,7 +40,7 @@ void download_dataset(const Options& options) {
 Dataset open_dataset(const Options& options) {
   if (options.download) download_dataset(options);
   Dataset dataset;
-  agree("options and data sets", [&] {
+  kolo::agree([&] {
     dataset = load_dataset(locate_dataset(options));
     limit_images(dataset.train, options.limit_train);
     limit_images(dataset.test, options.limit_test);
@@ -50,8 +49,8 @@ Dataset open_dataset(const Options& options) {
           fmt::format("too few images for {} ranks: {} to train and {} to test", kolo::size(),
                       dataset.train.size(), dataset.test.size()));
     }
-    return training_recipe(options, dataset, kolo::size());
   });
+  kolo::require_same("options and data sets", training_recipe(options, dataset, kolo::size()));
   return dataset;
 }
 
@@ -71,10 +70,9 @@ void set_threads(int wanted) {
 int run(int argc, char** argv) {
   kolo::init();
   Options options;
-  agree("options", [&]() -> std::string {
+  kolo::agree([&] {
     options = parse_options(argc, argv);
     require_fit(options.amp, kolo::local_device());
-    return options.help ? "help" : "";
   });
   if (options.help) {
     if (kolo::rank() == 0) fmt::print("{}", help_text());

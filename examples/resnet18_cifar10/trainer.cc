@@ -9,7 +9,6 @@
 #include <string>
 #include <vector>
 
-#include "agreement.h"
 #include "phase_clock.h"
 #include "recipe.h"
 #include "schedule.h"
@@ -38,9 +37,15 @@ StagingSize staging_size(const Options& options, const Dataset& dataset) {
           .channels = dataset.channels()};
 }
 
-std::int64_t count_steps(const Options& options, const Dataset& dataset) {
-  const std::int64_t images = static_cast<std::int64_t>(dataset.train.size()) / kolo::size();
-  return (images + options.batch_size - 1) / options.batch_size;
+std::int64_t count_steps(const kolo::DistributedSampler& sampler, std::int64_t batch_size) {
+  return (static_cast<std::int64_t>(sampler.size()) + batch_size - 1) / batch_size;
+}
+
+/// This rank's images of the next epoch.
+std::vector<std::size_t> next_images(kolo::DistributedSampler& sampler) {
+  sampler.reset();
+  const auto images = sampler.next(sampler.size());
+  return images ? *images : std::vector<std::size_t>();
 }
 
 std::string title_of(const EpochRecord& record, const Options& options) {
@@ -57,8 +62,9 @@ Trainer::Trainer(const Options& options, const Dataset& dataset)
     : options_(options),
       dataset_(dataset),
       normalizer_(dataset),
-      shard_{kolo::rank(), kolo::size()},
-      steps_per_epoch_(count_steps(options, dataset)),
+      train_sampler_(dataset.train.size(), {.seed = options.seed, .tail = kolo::Tail::Drop}),
+      test_sampler_(dataset.test.size(), {.shuffle = false, .tail = kolo::Tail::Uneven}),
+      steps_per_epoch_(count_steps(train_sampler_, options.batch_size)),
       device_(kolo::local_device()),
       staging_(staging_size(options, dataset), device_),
       model_(make_model(options, dataset, device_)),
@@ -72,13 +78,14 @@ Trainer::Trainer(const Options& options, const Dataset& dataset)
 void Trainer::run() {
   announce(first_epoch_);
   std::optional<History> history;  // on rank 0
-  on_rank_0([&] { history.emplace(options_.history, first_epoch_); });
+  kolo::on_rank(0, [&] { history.emplace(options_.history, first_epoch_); });
   std::vector<EpochRecord> records;
   for (int epoch = first_epoch_; epoch < options_.epochs; ++epoch) {
     EpochRecord record = train_epoch(epoch);
-    average_batch_norm_statistics();
+    // What is tested is what rank 0 saves.
+    kolo::average_buffers(*model_);
     evaluate(record);
-    on_rank_0([&] { history->append(record); });
+    kolo::on_rank(0, [&] { history->append(record); });
     checkpoints_.save(epoch + 1, *model_, optimizer_, loss_scale_);
     progress_.print(render_epoch(record));
     records.push_back(record);
@@ -105,8 +112,8 @@ int Trainer::start() {
 }
 
 EpochRecord Trainer::train_epoch(int epoch) {
-  BatchLoader loader(dataset_.train, normalizer_,
-                     training_images(dataset_.train.size(), shard_, options_.seed, epoch),
+  train_sampler_.set_epoch(static_cast<std::size_t>(epoch));
+  BatchLoader loader(dataset_.train, normalizer_, next_images(train_sampler_),
                      {.batch_size = static_cast<std::size_t>(options_.batch_size),
                       .workers = options_.workers,
                       .augment = options_.augment,
@@ -179,23 +186,11 @@ void Trainer::step_if_finite() {
   loss_scale_.update(finite);
 }
 
-/// Each rank has followed the statistics of its own images. From here on all ranks have the same
-/// model again: what is tested is what rank 0 saves.
-void Trainer::average_batch_norm_statistics() {
-  std::vector<kolo::Work> works;
-  for (const auto& buffer : model_->named_buffers()) {
-    if (!buffer.value().is_floating_point()) continue;  // numbers of batches: equal on all ranks
-    torch::Tensor statistics = buffer.value();
-    works.push_back(kolo::allreduce_async_(statistics, {.name = "statistics." + buffer.key()}));
-  }
-  for (kolo::Work& work : works) work.wait();
-}
-
 /// Every rank tests its part of the test set.
 void Trainer::evaluate(EpochRecord& record) {
   const torch::NoGradGuard no_grad;
   BatchLoader loader(
-      dataset_.test, normalizer_, test_images(dataset_.test.size(), shard_),
+      dataset_.test, normalizer_, next_images(test_sampler_),
       {.batch_size = static_cast<std::size_t>(options_.batch_size), .workers = options_.workers},
       staging_.slots());
   const auto steps = static_cast<std::int64_t>(loader.batches());

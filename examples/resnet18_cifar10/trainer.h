@@ -14,7 +14,6 @@
 #include "options.h"
 #include "progress.h"
 #include "resnet.h"
-#include "sampler.h"
 #include "staging.h"
 
 namespace resnet_example {
@@ -37,7 +36,6 @@ class Trainer {
   EpochRecord train_epoch(int epoch);
   Result forward(const torch::Tensor& images, const torch::Tensor& labels);
   void step_if_finite();
-  void average_batch_norm_statistics();
   void evaluate(EpochRecord& record);
   void announce(int first_epoch);
   void show(StepStatus status, const Metrics& metrics, double seconds, std::int64_t steps_after);
@@ -45,7 +43,10 @@ class Trainer {
   const Options options_;
   const Dataset& dataset_;
   const Normalizer normalizer_;
-  const Shard shard_;
+  /// The images that are left over, fewer than there are ranks, sit the epoch out: all make the
+  /// same steps.
+  kolo::DistributedSampler train_sampler_;
+  kolo::DistributedSampler test_sampler_;
   const std::int64_t steps_per_epoch_;
   const torch::Device device_;
   Staging staging_;

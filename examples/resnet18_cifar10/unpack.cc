@@ -1,16 +1,13 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <fmt/format.h>
-#include <openssl/evp.h>
 
 #include <array>
-#include <cerrno>
-#include <fstream>
 #include <memory>
 #include <stdexcept>
-#include <system_error>
 
 #include "download.h"
+#include "files.h"
 
 namespace resnet_example {
 namespace {
@@ -18,11 +15,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kChunk = 1 << 18;
-
-std::runtime_error io_error(const char* what, const fs::path& path) {
-  return std::runtime_error(
-      fmt::format("cannot {} {}: {}", what, path.string(), std::generic_category().message(errno)));
-}
 
 [[noreturn]] void fail(const fs::path& path, archive* reader) {
   const char* reason = archive_error_string(reader);
@@ -34,16 +26,14 @@ std::runtime_error io_error(const char* what, const fs::path& path) {
 void write_entry(const fs::path& archive_path, archive* reader, const fs::path& path) {
   fs::path part = path;
   part += ".part";
-  std::ofstream file(part, std::ios::binary | std::ios::trunc);
+  OutputFile file(part, OutputFile::How::New);
   std::array<char, kChunk> chunk;
   for (;;) {
     const la_ssize_t got = archive_read_data(reader, chunk.data(), chunk.size());
     if (got < 0) fail(archive_path, reader);
     if (got == 0) break;
-    file.write(chunk.data(), got);
+    file.write({chunk.data(), static_cast<std::size_t>(got)});
   }
-  file.close();
-  if (!file) throw io_error("write", part);
   fs::rename(part, path);
 }
 
@@ -70,29 +60,6 @@ void unpack_files(const fs::path& path, const fs::path& folder) {
       write_entry(path, reader.get(), folder / file);
     }
   }
-}
-
-std::string sha256_of_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw io_error("read", path);
-  const std::unique_ptr<EVP_MD_CTX, void (*)(EVP_MD_CTX*)> context(EVP_MD_CTX_new(),
-                                                                   EVP_MD_CTX_free);
-  bool good = context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1;
-  std::array<char, kChunk> chunk;
-  while (good && file) {
-    file.read(chunk.data(), chunk.size());
-    good =
-        EVP_DigestUpdate(context.get(), chunk.data(), static_cast<std::size_t>(file.gcount())) == 1;
-  }
-  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
-  unsigned size = 0;
-  good = good && EVP_DigestFinal_ex(context.get(), digest.data(), &size) == 1;
-  if (!good || file.bad()) {
-    throw std::runtime_error(fmt::format("cannot compute the SHA-256 of {}", path.string()));
-  }
-  std::string text;
-  for (unsigned i = 0; i < size; ++i) text += fmt::format("{:02x}", digest[i]);
-  return text;
 }
 
 }  // namespace resnet_example

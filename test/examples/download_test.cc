@@ -3,12 +3,14 @@
 #include <archive.h>
 #include <archive_entry.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "checksum.h"
 #include "data_files.h"
 #include "dataset.h"
 #include "http_server.h"
@@ -152,6 +154,23 @@ TEST_F(Download, UnpacksFilesWithoutTheirFolders) {
   unpack_files(path_, folder_ / "out");
   EXPECT_EQ(read_text(folder_ / "out/a.bin"), body_);
   EXPECT_EQ(read_text(folder_ / "out/b.bin"), "b");
+}
+
+TEST_F(Download, FollowsNoLinksThatLieAtItsNames) {
+  write_text(folder_ / "precious", "precious");
+  std::filesystem::create_symlink("precious", part_);
+  const HttpServer server(body_);
+  expect_error([&] { download_file({server.url(), sha256_}, path_); }, part_.string());
+  std::filesystem::remove(part_);
+  ASSERT_EQ(::mkfifo(part_.c_str(), 0600), 0);
+  expect_error([&] { download_file({server.url(), sha256_}, path_); }, part_.string());
+
+  write_archive(path_, {{"a.bin", body_}});
+  std::filesystem::create_directory(folder_ / "out");
+  std::filesystem::create_symlink("../precious", folder_ / "out/a.bin.part");
+  unpack_files(path_, folder_ / "out");
+  EXPECT_EQ(read_text(folder_ / "out/a.bin"), body_);
+  EXPECT_EQ(read_text(folder_ / "precious"), "precious");
 }
 
 TEST_F(Download, RefusesABrokenArchive) {

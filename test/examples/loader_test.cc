@@ -7,12 +7,11 @@
 #include <latch>
 #include <numeric>
 #include <optional>
+#include <random>
 #include <semaphore>
 #include <set>
 #include <stdexcept>
 #include <utility>
-
-#include "sampler.h"
 
 namespace resnet_example {
 namespace {
@@ -69,6 +68,13 @@ Copy copy_of(const Batch& batch, Slots& slots) {
   return {{slot.images, slot.images + batch.size * 1024}, {slot.labels, slot.labels + batch.size}};
 }
 
+std::vector<std::size_t> some_order(std::size_t images) {
+  std::vector<std::size_t> order(images);
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::shuffle(order.begin(), order.end(), std::mt19937(1));
+  return order;
+}
+
 std::vector<Copy> all_batches(const Dataset& data, std::vector<std::size_t> indices,
                               LoaderSettings settings, std::size_t slot_count = 3) {
   const Normalizer normalizer(data);
@@ -78,56 +84,6 @@ std::vector<Copy> all_batches(const Dataset& data, std::vector<std::size_t> indi
   while (const auto batch = loader.next()) batches.push_back(copy_of(*batch, slots));
   EXPECT_EQ(batches.size(), loader.batches());
   return batches;
-}
-
-TEST(Sampler, PartsAreDisjointCoverAndEquallyLong) {
-  for (const std::size_t images : {1U, 7U, 64U, 1000U, 1003U}) {
-    for (const int ranks : {1, 2, 3, 4, 7}) {
-      std::set<std::size_t> seen;
-      for (int rank = 0; rank < ranks; ++rank) {
-        const auto mine = training_images(images, {rank, ranks}, 5, 2);
-        EXPECT_EQ(mine.size(), images / static_cast<std::size_t>(ranks));
-        for (const std::size_t image : mine) {
-          EXPECT_LT(image, images);
-          EXPECT_TRUE(seen.insert(image).second) << "twice: " << image;
-        }
-      }
-      EXPECT_LT(images - seen.size(), static_cast<std::size_t>(ranks));
-    }
-  }
-}
-
-TEST(Sampler, ShufflesAnewBySeedAndEpoch) {
-  const auto first = training_images(500, {0, 1}, 1, 0);
-  EXPECT_EQ(first, training_images(500, {0, 1}, 1, 0));
-  EXPECT_NE(first, training_images(500, {0, 1}, 1, 1));
-  EXPECT_NE(first, training_images(500, {0, 1}, 2, 0));
-  EXPECT_FALSE(std::ranges::is_sorted(first));
-}
-
-TEST(Sampler, TheImagesThatSitOutChange) {
-  std::set<std::size_t> seen;
-  for (int epoch = 0; epoch < 40; ++epoch) {
-    for (int rank = 0; rank < 3; ++rank) {
-      for (const std::size_t image : training_images(5, {rank, 3}, 1, epoch)) seen.insert(image);
-    }
-  }
-  EXPECT_EQ(seen.size(), 5U);
-}
-
-TEST(Sampler, TestSlicesTogetherAreTheTestSet) {
-  for (const std::size_t images : {0U, 1U, 5U, 10000U}) {
-    for (const int ranks : {1, 2, 3, 8}) {
-      std::vector<std::size_t> seen;
-      for (int rank = 0; rank < ranks; ++rank) {
-        const auto mine = test_images(images, {rank, ranks});
-        seen.insert(seen.end(), mine.begin(), mine.end());
-      }
-      std::vector<std::size_t> all(images);
-      std::iota(all.begin(), all.end(), std::size_t{0});
-      EXPECT_EQ(seen, all);
-    }
-  }
 }
 
 TEST(Augment, IsTheSameForSeedEpochAndImage) {
@@ -193,7 +149,7 @@ TEST(Augment, NormalisesEachChannelByItsOwn) {
 
 TEST(Loader, BatchesDoNotDependOnTheWorkersOrSlots) {
   const Dataset data = ramp(203);
-  const auto indices = training_images(203, {0, 1}, 9, 4);
+  const auto indices = some_order(203);
   LoaderSettings settings{.batch_size = 16, .workers = 0, .augment = true, .seed = 9, .epoch = 4};
   const std::vector<Copy> expected = all_batches(data, indices, settings);
   ASSERT_EQ(expected.size(), 13U);
@@ -233,8 +189,8 @@ TEST(Loader, CanBeLeftEarly) {
   const Normalizer normalizer(data);
   for (int repetition = 0; repetition < 50; ++repetition) {
     Slots slots(5, 1);
-    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, repetition),
-                       {.batch_size = 1, .workers = 3}, slots.lent());
+    BatchLoader loader(data.train, normalizer, some_order(64), {.batch_size = 1, .workers = 3},
+                       slots.lent());
     for (int i = 0; i < repetition; ++i) ASSERT_TRUE(loader.next());
   }
 }
@@ -251,7 +207,7 @@ TEST(Loader, WorksAheadOfTheTrainingThread) {
       return true;
     };
   }
-  BatchLoader loader(data.train, normalizer, training_images(256, {0, 1}, 1, 0),
+  BatchLoader loader(data.train, normalizer, some_order(256),
                      {.batch_size = 16, .workers = 2, .augment = true}, slots.lent());
   taken.wait();
 }
@@ -272,7 +228,7 @@ TEST(Loader, FillsNoSlotThatIsStillRead) {
       };
     }
     const Normalizer normalizer(data);
-    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
+    BatchLoader loader(data.train, normalizer, some_order(64),
                        {.batch_size = 4, .workers = workers}, slots.lent());
     while (const auto batch = loader.next()) held[batch->slot] = copy_of(*batch, slots);
     // 16 batches: the first slot took one more than the others, and each asked three times.
@@ -289,8 +245,8 @@ TEST(Loader, CanBeLeftWhileASlotIsStillRead) {
     asked.release();
     return false;
   };
-  BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
-                     {.batch_size = 4, .workers = 2}, slots.lent());
+  BatchLoader loader(data.train, normalizer, some_order(64), {.batch_size = 4, .workers = 2},
+                     slots.lent());
   EXPECT_TRUE(loader.next());
   asked.acquire();
 }
@@ -301,7 +257,7 @@ TEST(Loader, TellsTheTrainingThreadOfFailures) {
   for (const int workers : {0, 2}) {
     Slots slots(2, 4);
     slots.lent()[1].was_read = []() -> bool { throw std::runtime_error("the GPU has failed"); };
-    BatchLoader loader(data.train, normalizer, training_images(64, {0, 1}, 1, 0),
+    BatchLoader loader(data.train, normalizer, some_order(64),
                        {.batch_size = 4, .workers = workers}, slots.lent());
     try {
       while (loader.next()) {

@@ -1,7 +1,11 @@
 /// What the program writes: files, history, progress.
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include "checksum.h"
 #include "files.h"
 #include "history.h"
 #include "progress.h"
@@ -48,10 +52,68 @@ TEST(WriteFileAtomically, LeavesTheOldFileWhenItFails) {
                (folder / "file").string());
 }
 
+TEST(WriteFileAtomically, ReplacesNothingButFiles) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "folder");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  for (const char* name : {"folder", "pipe"}) {
+    expect_error([&] { write_file_atomically(folder / name, "new"); }, name, "no regular file");
+    EXPECT_FALSE(std::filesystem::exists(folder / (std::string(name) + ".tmp")));
+  }
+  EXPECT_TRUE(std::filesystem::is_fifo(folder / "pipe"));
+}
+
+TEST(WriteFileAtomically, WritesWhereALinkLeads) {
+  const TempFolder folder;
+  std::filesystem::create_directory(folder / "there");
+  write_text(folder / "there/old", "old");
+  std::filesystem::create_symlink("there/old", folder / "link");
+  std::filesystem::create_symlink(folder / "there/new", folder / "to nothing yet");
+  write_file_atomically(folder / "link", "1");
+  write_file_atomically(folder / "to nothing yet", "2");
+  EXPECT_EQ(read_text(folder / "there/old"), "1");
+  EXPECT_EQ(read_text(folder / "there/new"), "2");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "link"));
+  EXPECT_TRUE(std::filesystem::is_symlink(folder / "to nothing yet"));
+}
+
+TEST(WriteFileAtomically, FollowsNoLinkAtItsTemporaryName) {
+  const TempFolder folder;
+  write_text(folder / "precious", "precious");
+  std::filesystem::create_symlink("precious", folder / "file.tmp");
+  write_file_atomically(folder / "file", "new");
+  EXPECT_EQ(read_text(folder / "precious"), "precious");
+  EXPECT_EQ(read_text(folder / "file"), "new");
+  EXPECT_FALSE(std::filesystem::is_symlink(folder / "file"));
+}
+
+TEST(WritableFolder, IsMadeAndLeftEmpty) {
+  const TempFolder folder;
+  require_writable_folder(folder / "a/b");
+  EXPECT_TRUE(std::filesystem::is_empty(folder / "a/b"));
+  write_text(folder / "file", "");
+  expect_error([&] { require_writable_folder(folder / "file"); }, (folder / "file").string());
+}
+
+TEST(Seal, TellsEveryBitThatIsNotAsItWas) {
+  const std::string bytes = sealed("some contents");
+  EXPECT_EQ(unsealed(bytes), "some contents");
+  for (std::size_t bit = 0; bit < 8 * bytes.size(); ++bit) {
+    std::string damaged = bytes;
+    damaged[bit / 8] = static_cast<char>(damaged[bit / 8] ^ (1 << bit % 8));
+    EXPECT_FALSE(unsealed(damaged)) << bit;
+  }
+  for (std::size_t size = 0; size < bytes.size(); ++size)
+    EXPECT_FALSE(unsealed(bytes.substr(0, size)));
+  EXPECT_EQ(unsealed(sealed("")), "");
+}
+
 TEST(ReadFile, NamesWhatItCannotRead) {
   const TempFolder folder;
   expect_error([&] { read_file(folder / "none"); }, (folder / "none").string(), "No such file");
-  expect_error([&] { read_file(folder.path()); }, folder.path().string(), "directory");
+  expect_error([&] { read_file(folder.path()); }, folder.path().string(), "no regular file");
+  ASSERT_EQ(::mkfifo((folder / "pipe").c_str(), 0600), 0);
+  expect_error([&] { read_file(folder / "pipe"); }, "pipe", "no regular file");
 }
 
 TEST(History, WritesAHeaderAndLinesAtOnce) {
@@ -87,6 +149,36 @@ TEST(History, GoingOnNeedsItsOwnFile) {
   expect_error([&] { History(folder / "h.csv", 1); }, "h.csv", "expected 'epoch,",
                "something else");
   EXPECT_EQ(read_text(folder / "h.csv"), "something else\n");
+}
+
+/// A pipe, and a file that a process has open: what was written there stays.
+TEST(History, IsWrittenThroughWhatIsNoFile) {
+  const TempFolder folder;
+  const auto pipe = folder / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  expect_error([&] { History(pipe, 0); }, pipe.string());
+  const int reader = ::open(pipe.c_str(), O_RDONLY | O_NONBLOCK);
+  History(pipe, 0).append(record(1));
+  std::string text(10000, ' ');
+  text.resize(
+      static_cast<std::size_t>(std::max<ssize_t>(0, ::read(reader, text.data(), text.size()))));
+  ::close(reader);
+  EXPECT_EQ(text.rfind("epoch,ranks,", 0), 0U);
+  EXPECT_NE(text.find("\n1,2,0.1,"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+
+  write_text(folder / "log", "a line\n");
+  const int log = ::open((folder / "log").c_str(), O_WRONLY | O_APPEND);
+  const std::string name = "/proc/self/fd/" + std::to_string(log);
+  std::filesystem::create_symlink(name, folder / "stdout");
+  History(folder / "stdout", 1).append(record(2));
+  EXPECT_EQ(::write(log, "end\n", 4), 4);
+  ::close(log);
+  text = read_text(folder / "log");
+  EXPECT_EQ(text.rfind("a line\nepoch,ranks,", 0), 0U);
+  EXPECT_NE(text.find("\n2,2,0.1,"), std::string::npos);
+  EXPECT_EQ(text.rfind("\nend\n"), text.size() - 5);
+  expect_error([&] { History(folder.path(), 0); }, folder.path().string());
 }
 
 TEST(History, WithoutAFileDoesNothing) {

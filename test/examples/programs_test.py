@@ -107,6 +107,14 @@ class Training(TestCase):
         self.train("--data-dir", os.environ["KOLO_TEST_CIFAR10_DIR"])
 
 
+def flip_a_bit(path):
+    with open(path, "r+b") as file:
+        file.seek(path.stat().st_size // 3)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 16]))
+
+
 class Resume(TestCase):
     def setUp(self):
         super().setUp()
@@ -143,6 +151,11 @@ class Resume(TestCase):
         self.assertIn("nothing to do", done.stdout)
 
         newest = self.folder / "broken" / checkpoint
+        flip_a_bit(newest)
+        damaged = self.train("broken", 3, "--resume")
+        self.assert_fails(damaged, 1, newest, "damaged", "Remove it")
+        self.assertEqual(damaged.stderr.count("kolo error"), 2, "each rank has it")
+        self.assertNotIn("step 1/", damaged.stdout)
         os.truncate(newest, newest.stat().st_size // 2)
         self.assert_fails(self.train("broken", 3, "--resume"), 1, newest, "Remove it")
 
@@ -210,7 +223,7 @@ class Errors(TestCase):
             shutil.copy(path, self.folder / "1/data")
         result = run(wrapper, "--data-dir", "data", "--epochs", 1, ranks=2, timeout=60)
         self.assert_fails(result, 1, "options and data sets differ between ranks",
-                          "training images = 64 (rank 0)", "training images = 40 (rank 1)")
+                          "training images = 64 on rank 0", "training images = 40 on rank 1")
 
     def test_too_few_images(self):
         write_fashion_mnist(self.folder / "data")
@@ -233,8 +246,10 @@ class Errors(TestCase):
         for option in ("--checkpoint-dir", "--history"):
             with self.subTest(option=option):
                 result = resnet("--data-dir", self.folder / "data", *TINY, "--epochs", 1, option,
-                                file / "below", ranks=2, timeout=120)
+                                file / "below", "--log-every", 1, ranks=2, timeout=120)
                 self.assert_fails(result, 1, file)
+                self.assertEqual(result.stderr.count("kolo error"), 2, "each rank has it")
+                self.assertNotIn("step 1/", result.stdout, "nothing was trained in vain")
 
 
 if __name__ == "__main__":
