@@ -2,11 +2,14 @@
 
 #include <kolo/error.h>
 #include <kolo/init.h>
+#include <kolo/mpi.h>
 
 #include <cstdlib>
 #include <map>
 #include <mutex>
 #include <optional>
+
+#include "context/job.h"
 
 namespace kolo {
 namespace {
@@ -26,6 +29,22 @@ Global& global() {
 /// Leaves before MPI is finalised and while LibTorch is still whole.
 void leave_at_exit() {
   [[maybe_unused]] static const int registered = std::atexit([] { shutdown(); });
+}
+
+/// On these ranks, or on all that there are.
+void start(const core::GivenRanks& ranks) {
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  if (state.context != nullptr) return;
+  const core::Result<core::Config> config = core::Config::from_environment();
+  if (!config.ok()) {
+    throw Error("kolo::init(): " + core::refuse_job(config.status(), ranks).message());
+  }
+  core::Result<std::unique_ptr<core::Context>> context =
+      core::Context::create(config.value(), core::connect_to_ranks(ranks));
+  if (!context.ok()) throw Error("kolo::init(): " + context.status().message());
+  state.context = std::move(context).value();
+  leave_at_exit();
 }
 
 }  // namespace
@@ -56,18 +75,9 @@ void set_latest_family(core::ChannelId process_set, const std::shared_ptr<Optimi
 
 }  // namespace detail
 
-void init() {
-  Global& state = global();
-  const std::lock_guard lock(state.mutex);
-  if (state.context != nullptr) return;
-  const core::Result<core::Config> config = core::Config::from_environment();
-  if (!config.ok()) throw Error("kolo::init(): " + config.status().message());
-  core::Result<std::unique_ptr<core::Context>> context =
-      core::Context::create(config.value(), core::connect_to_job);
-  if (!context.ok()) throw Error("kolo::init(): " + context.status().message());
-  state.context = std::move(context).value();
-  leave_at_exit();
-}
+void init() { start(core::GivenRanks()); }
+
+void init(MPI_Comm communicator) { start(communicator); }
 
 void shutdown() noexcept {
   Global& state = global();

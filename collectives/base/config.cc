@@ -1,6 +1,8 @@
 #include "base/config.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -24,9 +26,14 @@ constexpr std::string_view kSharedMemory = "KOLO_SHARED_MEMORY";
 constexpr std::string_view kSharedGpu = "KOLO_SHARED_GPU";
 
 constexpr std::string_view kGpuBetweenHosts = "KOLO_GPU_BETWEEN_HOSTS";
+constexpr std::string_view kAlone = "KOLO_ALONE";
 
-constexpr std::array kKnown = {kFusionThreshold, kTimeline,     kLogLevel,  kStallWarning,
-                               kStallAbort,      kSharedMemory, kSharedGpu, kGpuBetweenHosts};
+constexpr std::array kKnown = {kFusionThreshold, kTimeline,  kLogLevel,        kStallWarning, kStallAbort,
+                               kSharedMemory,    kSharedGpu, kGpuBetweenHosts, kAlone};
+
+/// Set by mark_as_rank(): a process's number, and its place in its job.
+constexpr const char* kRankMark = "KOLO_RANK_PROCESS";
+
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 
@@ -83,12 +90,40 @@ Status apply(Config& config, std::string_view name, std::string_view value) {
   } else if (name == kGpuBetweenHosts) {
     if (value != "nccl" && value != "mpi") return bad_value(name, value, "nccl or mpi");
     config.gpu_over_mpi = value == "mpi";
+  } else if (name == kAlone) {
+    if (value != "1" && value != "0") return bad_value(name, value, "1 or 0");
+    config.alone = value == "1";
   } else {
     const auto seconds = parse_seconds(value);
     if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");
     (name == kStallWarning ? config.stall_warning : config.stall_abort) = *seconds;
   }
   return {};
+}
+
+std::optional<std::string> get(std::string_view name) {
+  const char* const value = std::getenv(std::string(name).c_str());
+  return value == nullptr ? std::nullopt : std::optional<std::string>(value);
+}
+
+/// Whether the text is that port of a service: 80_TCP, 80_TCP_ADDR, 80_TCP_PORT or 80_TCP_PROTO.
+bool is_service_port(std::string_view text) {
+  const std::size_t digits = text.find_first_not_of("0123456789");
+  if (digits == 0 || digits == text.npos || text[digits] != '_') return false;
+  text.remove_prefix(digits + 1);
+  const std::string_view protocol = text.substr(0, text.find('_'));
+  const std::string_view detail = text.substr(protocol.size());
+  return (protocol == "TCP" || protocol == "UDP" || protocol == "SCTP") &&
+         (detail.empty() || detail == "_ADDR" || detail == "_PORT" || detail == "_PROTO");
+}
+
+/// Whether Kubernetes puts such a variable into all containers for a service that is called kolo, or
+/// kolo-something.
+bool is_of_service(std::string_view name, std::string_view value) {
+  if (name.ends_with("_SERVICE_HOST") || name.find("_SERVICE_PORT") != name.npos) return true;
+  if (name.ends_with("_PORT") && value.find("://") != value.npos) return true;
+  const std::size_t port = name.find("_PORT_");
+  return port != name.npos && is_service_port(name.substr(port + std::string_view("_PORT_").size()));
 }
 
 }  // namespace
@@ -99,23 +134,35 @@ Result<Config> Config::from_environment() {
     const std::string_view variable(*entry);
     const std::string_view name = variable.substr(0, variable.find('='));
     // KOLO_TEST_* and KOLO_MPIRUN belong to the tests and the launcher.
-    if (!name.starts_with("KOLO_") || name.starts_with("KOLO_TEST_") || name == "KOLO_MPIRUN") {
+    if (!name.starts_with("KOLO_") || name.starts_with("KOLO_TEST_") || name == "KOLO_MPIRUN" ||
+        name == kRankMark) {
       continue;
     }
+    const std::string_view value = variable.substr(std::min(name.size() + 1, variable.size()));
     if (std::ranges::find(kKnown, name) == kKnown.end()) {
+      if (is_of_service(name, value)) continue;
       return Status::error(
           fmt::format("{} is not a setting of Kolo. There are: {}", name, fmt::join(kKnown, ", ")));
     }
-    if (Status status = apply(config, name, variable.substr(name.size() + 1)); !status.ok()) {
-      return status;
-    }
+    if (Status status = apply(config, name, value); !status.ok()) return status;
   }
   return config;
 }
 
-bool started_by_launcher() {
-  constexpr std::array kMarks = {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE"};
-  return std::ranges::any_of(kMarks, [](const char* name) { return std::getenv(name) != nullptr; });
+std::optional<Launcher> launcher_of_this_process() { return find_launcher(get); }
+
+void mark_as_rank() {
+  const std::string mark = fmt::format("{}{}", getpid(), place_in_job(get));
+  setenv(kRankMark, mark.c_str(), /*overwrite=*/1);
+}
+
+bool has_place_of_its_parent() {
+  const std::string place = place_in_job(get);
+  const auto mark = get(kRankMark);
+  if (place.empty() || !mark) return false;
+  const std::size_t comma = mark->find(',');
+  return comma != mark->npos && mark->substr(comma) == place &&
+         mark->substr(0, comma) != std::to_string(getpid());
 }
 
 }  // namespace kolo::core

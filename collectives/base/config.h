@@ -7,6 +7,7 @@
 #include <optional>
 #include <string>
 
+#include "base/launcher.h"
 #include "base/status.h"
 
 namespace kolo::core {
@@ -44,12 +45,23 @@ struct Config {
   /// KOLO_STALL_ABORT_SECONDS: fail such tensors, on every rank, after this time. 0: never.
   std::chrono::duration<double> stall_abort = std::chrono::seconds(0);
 
+  /// KOLO_ALONE, 1 or 0: this process is the only rank, whoever has started it.
+  bool alone = false;
+
   /// Reads `KOLO_*`. Fails, naming variable, value and what is accepted, on a value that makes no
-  /// sense, and on an unknown KOLO_ variable, which would otherwise be a setting silently ignored.
+  /// sense, and on an unknown KOLO_ variable, which would otherwise be a setting silently ignored. Those
+  /// that Kubernetes makes for services called kolo, or kolo-something, are none.
   static Result<Config> from_environment();
 };
 
-/// Whether a launcher (mpirun, mpiexec, srun with PMI) has started this process as one of several.
-bool started_by_launcher();
+/// See find_launcher().
+std::optional<Launcher> launcher_of_this_process();
+
+/// Writes into this process's environment that it has its place in a job, for the programs that it
+/// starts, which inherit the launcher's variables. MPI writes there, too, when it starts.
+void mark_as_rank();
+
+/// Whether this process was started by a rank, whose place the environment gives it.
+bool has_place_of_its_parent();
 
 }  // namespace kolo::core

@@ -6,6 +6,7 @@
 
 #include "context/context.h"
 #include "context/gpu_planes.h"
+#include "context/job.h"
 #include "context/mpi_bootstrap.h"
 #include "control/host_control.h"
 #include "control/inproc_control.h"
@@ -80,8 +81,9 @@ Planes connect_alone(const Config& config, Doorbell& doorbell) {
 constexpr std::string_view kTurnedOff = "KOLO_SHARED_MEMORY=off";
 
 /// The ranks of this host, when they can share memory.
-Result<std::shared_ptr<shm::Host>> join_host(const Config& config, const Topology& topology) {
-  Result<MpiBootstrap> bootstrap = MpiBootstrap::create();
+Result<std::shared_ptr<shm::Host>> join_host(const mpi::Session& session, const Config& config,
+                                             const Topology& topology) {
+  Result<MpiBootstrap> bootstrap = MpiBootstrap::create(session);
   if (!bootstrap.ok()) return bootstrap.status();
   return shm::Host::join(bootstrap.value(),
                          {.global_rank = topology.rank,
@@ -150,18 +152,16 @@ Result<HostPlanes> connect_hosts(const mpi::Session& session) {
   return planes;
 }
 
-Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
-  const Result<mpi::Session> session = mpi::Session::open();
-  if (!session.ok()) return session.status();
-  auto control = MpiControlPlane::create(session.value());
+Result<Planes> connect_mpi(const mpi::Session& session, const Config& config, Doorbell& doorbell) {
+  auto control = MpiControlPlane::create(session);
   if (!control.ok()) return control.status();
-  const Result<HostPlanes> mpi = connect_hosts(session.value());
+  const Result<HostPlanes> mpi = connect_hosts(session);
   if (!mpi.ok()) return mpi.status();
   Planes planes{.control = std::move(control).value()};
 
   const Topology topology = planes.control->topology();
-  Result<std::shared_ptr<shm::Host>> host = join_host(config, topology);
-  const Result<Hosts> hosts = gather_hosts(session.value(), host);
+  Result<std::shared_ptr<shm::Host>> host = join_host(session, config, topology);
+  const Result<Hosts> hosts = gather_hosts(session, host);
   if (!hosts.ok()) return hosts.status();
   if (host.ok()) {
     Selection selection = select_shared_memory(host.value(), hosts.value(), mpi.value());
@@ -184,11 +184,17 @@ Result<Planes> connect_mpi(const Config& config, Doorbell& doorbell) {
 
 }  // namespace
 
+Connect connect_to_ranks(const GivenRanks& given) {
+  return [given](const Config& config, Doorbell& doorbell) -> Result<Planes> {
+    const Result<std::optional<mpi::Session>> job = join_job(config, Status(), given);
+    if (!job.ok()) return job.status();
+    if (!job.value()) return connect_alone(config, doorbell);
+    return connect_mpi(*job.value(), config, doorbell);
+  };
+}
+
 Result<Planes> connect_to_job(const Config& config, Doorbell& doorbell) {
-  int mpi_started = 0;
-  MPI_Initialized(&mpi_started);
-  if (mpi_started == 0 && !started_by_launcher()) return connect_alone(config, doorbell);
-  return connect_mpi(config, doorbell);
+  return connect_to_ranks(GivenRanks())(config, doorbell);
 }
 
 }  // namespace kolo::core

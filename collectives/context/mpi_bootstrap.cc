@@ -5,8 +5,8 @@
 
 namespace kolo::core {
 
-Result<MpiBootstrap> MpiBootstrap::create() {
-  Result<mpi::Comm> comm = mpi::Comm::split_by_host(MPI_COMM_WORLD);
+Result<MpiBootstrap> MpiBootstrap::create(const mpi::Session& session) {
+  Result<mpi::Comm> comm = mpi::Comm::split_by_host(session.ranks());
   if (!comm.ok()) return comm.status();
   return MpiBootstrap(std::move(comm).value());
 }

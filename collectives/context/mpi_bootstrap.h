@@ -1,6 +1,7 @@
 #pragma once
 
 #include "mpi/handles.h"
+#include "mpi/session.h"
 #include "shm/bootstrap.h"
 
 namespace kolo::core {
@@ -8,8 +9,8 @@ namespace kolo::core {
 /// Between the ranks that MPI finds on one host.
 class MpiBootstrap final : public shm::Bootstrap {
  public:
-  /// Collective over MPI_COMM_WORLD.
-  static Result<MpiBootstrap> create();
+  /// Collective over the session's ranks.
+  static Result<MpiBootstrap> create(const mpi::Session& session);
 
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }

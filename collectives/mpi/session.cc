@@ -3,9 +3,14 @@
 #include <fmt/format.h>
 #include <stdlib.h>  // on_exit
 
+#include <algorithm>
+#include <array>
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 #include <string_view>
+
+#include "mpi/start_watch.h"
 
 namespace kolo::core::mpi {
 namespace {
@@ -17,10 +22,10 @@ std::string_view thread_level_name(int level) {
   return "MPI_THREAD_MULTIPLE";
 }
 
-/// The lowest rank on this host, `host` being those on it.
-Result<int> first_rank_of(const Comm& host) {
+/// The lowest of `ranks` on this host, `host` being those on it.
+Result<int> first_rank_of(const Comm& host, MPI_Comm ranks) {
   int rank = 0;
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+  MPI_Comm_rank(ranks, &rank);
   int lowest = rank;
   Status status =
       check(MPI_Allreduce(&rank, &lowest, 1, MPI_INT, MPI_MIN, host.get()), "MPI_Allreduce");
@@ -28,11 +33,14 @@ Result<int> first_rank_of(const Comm& host) {
   return lowest;
 }
 
+std::atomic<bool> is_left_unfinished = false;
+
 void finalize_at_exit(int exit_status, void* /*argument*/) {
-  if (exit_status == EXIT_SUCCESS && is_active()) MPI_Finalize();
+  if (exit_status == EXIT_SUCCESS && !is_left_unfinished && is_active()) MPI_Finalize();
 }
 
-Status start() {
+Status start(const Patience& patience) {
+  const StartWatch watch(patience);
   int level = MPI_THREAD_SINGLE;
   Status status =
       check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread");
@@ -43,9 +51,39 @@ Status start() {
   return {};
 }
 
+/// Whether this process belongs to the ranks given.
+Status check_ranks(MPI_Comm ranks) {
+  if (ranks == MPI_COMM_NULL) {
+    return Status::error(
+        "the communicator is MPI_COMM_NULL: those call kolo::init(communicator) that belong to it, and no "
+        "others");
+  }
+  int is_inter = 0;
+  if (Status status = check(MPI_Comm_test_inter(ranks, &is_inter), "MPI_Comm_test_inter");
+      !status.ok()) {
+    return status;
+  }
+  if (is_inter == 0) return {};
+  return Status::error(
+      "the communicator has two groups of ranks: merge it with MPI_Intercomm_merge, or use the "
+      "communicator of one group");
+}
+
 }  // namespace
 
-Result<Session> Session::open() {
+void leave_mpi_unfinished() { is_left_unfinished = true; }
+
+std::string library_name() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  MPI_Get_library_version(text.data(), &length);
+  std::string name(text.data());
+  name = name.substr(0, name.find_first_of(",\n"));
+  std::ranges::replace(name, '\t', ' ');
+  return name;
+}
+
+Result<Session> Session::open(const Options& options) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
 
@@ -59,13 +97,14 @@ Result<Session> Session::open() {
   int initialized = 0;
   MPI_Initialized(&initialized);
   if (initialized == 0) {
-    if (Status status = start(); !status.ok()) return status;
+    if (Status status = start(options.patience); !status.ok()) return status;
   }
+  if (Status status = check_ranks(options.ranks); !status.ok()) return status;
   int level = MPI_THREAD_SINGLE;
   if (Status status = check(MPI_Query_thread(&level), "MPI_Query_thread"); !status.ok()) {
     return status;
   }
-  if (level >= MPI_THREAD_SERIALIZED) return Session(level);
+  if (level >= MPI_THREAD_SERIALIZED) return Session(options.ranks, level);
   if (initialized == 0) {
     return Status::error(fmt::format(
         "this MPI library provides {} where Kolo asked for MPI_THREAD_MULTIPLE and needs "
@@ -79,7 +118,7 @@ Result<Session> Session::open() {
       thread_level_name(level)));
 }
 
-Result<Comm> Session::duplicate_world() const { return Comm::duplicate(MPI_COMM_WORLD); }
+Result<Comm> Session::duplicate_world() const { return Comm::duplicate(ranks_); }
 
 Result<Topology> Session::topology() const {
   Result<Comm> world = duplicate_world();
@@ -95,16 +134,16 @@ Result<Topology> Session::topology() const {
   if (!cross.ok()) return cross.status();
   topology.cross_rank = cross.value().rank();
   topology.cross_size = cross.value().size();
-  const Result<int> first = first_rank_of(local.value());
+  const Result<int> first = first_rank_of(local.value(), ranks_);
   if (!first.ok()) return first.status();
   topology.with_rank_0 = first.value() == 0;
   return topology;
 }
 
 Result<std::vector<int>> Session::hosts() const {
-  Result<Comm> host = Comm::split_by_host(MPI_COMM_WORLD);
+  Result<Comm> host = Comm::split_by_host(ranks_);
   if (!host.ok()) return host.status();
-  const Result<int> first = first_rank_of(host.value());
+  const Result<int> first = first_rank_of(host.value(), ranks_);
   if (!first.ok()) return first.status();
   return all_gather(first.value());
 }

@@ -6,14 +6,22 @@
 
 namespace kolo {
 
-/// Joins the other ranks. Collective: every rank calls it.
+/// Joins the other ranks. Collective: every rank calls it, and each as often as the others; only some do,
+/// with a communicator of theirs, by init(MPI_Comm) of <kolo/mpi.h>. Ranks that do not come are named after
+/// `KOLO_STALL_WARNING_SECONDS`, and `KOLO_STALL_ABORT_SECONDS` ends the wait with an error (or, while MPI
+/// starts, with the process, after a message).
 ///
 /// Under `kolorun` or `mpirun` it starts MPI, unless the program has already done so with at least
 /// MPI_THREAD_SERIALIZED (in which case the program also keeps the duty to finalize it). Without a
 /// launcher the process is the only rank and MPI is not started. Settings are read from `KOLO_*`
 /// environment variables. A second call is a no-op; init after shutdown() works.
 ///
-/// @throws kolo::Error when MPI was initialised with too low a thread level, or a setting is bad.
+/// A process that was started as one of several, but not by a launcher of the MPI that Kolo uses, or by a
+/// rank of another job, would be a rank by mistake: that is an error, too. With `KOLO_ALONE=1` it is the
+/// only rank.
+///
+/// @throws kolo::Error when MPI was initialised with too low a thread level; on all ranks when they run
+/// different builds of Kolo, or a setting of one is bad.
 void init();
 
 /// Leaves. Waits until all ranks have called it, or have ended: until then they may still need this

@@ -32,7 +32,7 @@ struct Ranks {
 };
 
 std::shared_ptr<shm::Host> join(const Topology& topology) {
-  MpiBootstrap bootstrap = MpiBootstrap::create().value();
+  MpiBootstrap bootstrap = MpiBootstrap::create(mpi::Session::open().value()).value();
   auto host = shm::Host::join(bootstrap, {.global_rank = topology.rank});
   EXPECT_TRUE(host.ok()) << host.status().message();
   return std::move(host).value();

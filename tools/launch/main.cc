@@ -14,6 +14,7 @@
 #include "launch/machine.h"
 #include "launch/mpirun_command.h"
 #include "launch/options.h"
+#include "launch/place_in_job.h"
 #include "launch/process.h"
 #include "launch/usage_error.h"
 
@@ -97,6 +98,7 @@ int launch(const LaunchOptions& options) {
 }
 
 int run(const std::vector<std::string>& arguments) {
+  forget_place_in_job();
   const auto options = parse_options(arguments);
   if (options.help) {
     fmt::print("{}", help_text());
