@@ -26,6 +26,12 @@ struct Channel {
   Clock::time_point quiet_since;
 
   int leader() const { return ranks.front(); }
+  /// A submission of this rank under that name has to be answered, or, where it recurs, done before
+  /// the next.
+  bool in_use(std::string_view name) {
+    const RecurringNames::Name* const recurs = recurring.find(name);
+    return pending.contains(name) || (recurs != nullptr && recurs->in_use());
+  }
   /// The index of `rank`.
   int member(int rank) const {
     return static_cast<int>(std::ranges::lower_bound(ranks, rank) - ranks.begin());

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/names.h"
+
 namespace kolo::core {
 namespace {
 
@@ -21,9 +23,9 @@ EngineTrace::EngineTrace(Timeline& timeline)
       groups_(timeline, "collectives") {}
 
 void EngineTrace::negotiated(const Submission& submission, Clock::time_point now) {
-  timeline_.async_slice(
-      negotiation_, "negotiation", submission.submitted, now,
-      {{"tensor", submission.request.name}, {"kind", to_string(submission.request.kind)}});
+  timeline_.async_slice(negotiation_, "negotiation", submission.submitted, now,
+                        {{"tensor", shortened(submission.request.name)},
+                         {"kind", to_string(submission.request.kind)}});
 }
 
 void EngineTrace::ran(std::span<const Submission* const> group, std::size_t bytes,
@@ -31,10 +33,9 @@ void EngineTrace::ran(std::span<const Submission* const> group, std::size_t byte
   std::vector<Part> parts;
   for (const Submission* submission : group) {
     if (submission->parts.empty()) {
-      parts.push_back({submission->request.name, submission->submitted});
-    } else {
-      parts.insert(parts.end(), submission->parts.begin(), submission->parts.end());
+      parts.push_back({shortened(submission->request.name), submission->submitted});
     }
+    for (const Part& part : submission->parts) parts.push_back({shortened(part.name), part.ready});
   }
   std::vector<std::string_view> names;
   for (const Part& part : parts) names.push_back(part.name);

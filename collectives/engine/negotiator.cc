@@ -25,8 +25,7 @@ bool is_plain(const Request& request) {
 }
 
 std::string refusal_error(const Request& request, int rank) {
-  return fmt::format("{} '{}': refused on rank {}: {}", to_string(request.kind), request.name, rank,
-                     request.refusal);
+  return fmt::format("{}: refused on rank {}: {}", label(request), rank, request.refusal);
 }
 
 }  // namespace
@@ -155,8 +154,10 @@ void Negotiator::conclude(Operation& operation) {
   Response response;
   if (operation.first.kind == CollectiveKind::AddProcessSet) {
     if (next_channel_ == kMostProcessSets) {
-      return fail(operation, fmt::format("{}: there are {} process sets already, which is the most",
-                                         label(operation.first), kMostProcessSets));
+      return fail(operation,
+                  fmt::format("{}: there are {} process sets already besides that of all "
+                              "ranks, which is the most: make sets once, and keep them",
+                              label(operation.first), kMostProcessSets - 1));
     }
     response.new_channel = next_channel_++;
   }

@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 
+#include "base/names.h"
 #include "engine/validate.h"
 
 namespace kolo::core {
@@ -35,7 +36,7 @@ ProcessSets::ProcessSets(const Topology& topology, const DataPlane& data, Execut
 Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce,
                                               Executor::Looks looks) {
   const auto found = channels_.find(allreduce.process_set);
-  if (!end_.empty() || found == channels_.end()) return Executor::RunNow();
+  if (!end_.empty() || found == channels_.end() || !refused_.empty()) return Executor::RunNow();
   RecurringNames& names = found->second.recurring;
   RecurringNames::Name* const name = names.find(allreduce.name);
   if (name == nullptr || name->in_use() || !allreduce.is(name->request)) return Executor::RunNow();
@@ -48,8 +49,13 @@ Result<Executor::RunNow> ProcessSets::run_now(const BlockingAllreduce& allreduce
 }
 
 Status ProcessSets::hand_in(std::span<SubmissionPtr> submissions, Clock::time_point now) {
-  Outbox outbox{.most = submissions.size()};
+  Outbox outbox{.most = submissions.size() + refused_.size()};
+  take_turns(outbox);
   for (SubmissionPtr& submission : submissions) take(std::move(submission), outbox, now);
+  return send_off(std::move(outbox), now);
+}
+
+Status ProcessSets::send_off(Outbox outbox, Clock::time_point now) {
   for (auto& [id, list] : outbox.lists) {
     Channel& channel = channels_.at(id);
     if (channel.negotiator == nullptr) {
@@ -70,7 +76,12 @@ Status ProcessSets::hand_in_again(std::vector<SubmissionPtr> declined, Clock::ti
     channels_.at(submission->channel).recurring.remove(submission->request.name);
     submission->plan = 0;
   }
-  if (!left_.contains(rank_)) return hand_in(declined, now);
+  if (!left_.contains(rank_)) {
+    // Before what was refused because their names were in use.
+    Outbox outbox{.most = declined.size()};
+    for (SubmissionPtr& submission : declined) take(std::move(submission), outbox, now);
+    return send_off(std::move(outbox), now);
+  }
   for (const SubmissionPtr& submission : declined) {
     submission->work->complete(Status::error(fmt::format(
         "{}: kolo::shutdown() was called before it was agreed on", label(submission->request))));
@@ -94,40 +105,58 @@ void ProcessSets::take(SubmissionPtr taken, Outbox& outbox, Clock::time_point no
   Channel& channel = found->second;
   if (submission.plan != 0) return plans_.start(std::move(taken), channel, rank_);
   Request& request = submission.request;
-  RecurringNames::Name* const recurring = channel.recurring.find(request.name);
-  if (channel.pending.contains(request.name) || (recurring != nullptr && recurring->in_use())) {
-    return refuse(fmt::format(
-        "submitted twice on rank {}: the name is in use until the first operation is done", rank_));
+  if (channel.in_use(request.name)) {
+    request.refusal =
+        "submitted twice: the name is in use until the first operation is done. Wait for that, or "
+        "give each a name of its own";
+    refuse(request.refusal + fmt::format(" (rank {})", rank_));
+    refused_.push_back({submission.channel, std::move(request)});
+    return;
   }
-  if (recurring != nullptr) {
-    if (request == recurring->request) {
-      submission.plan = recurring->plan;
-      recurring->work = submission.work;
-      return plans_.start(std::move(taken), channel, rank_);
-    }
-    plans_.start(make_submission({.channel = submission.channel,
+  RecurringNames::Name* const recurring = channel.recurring.find(request.name);
+  if (recurring != nullptr && request == recurring->request) {
+    submission.plan = recurring->plan;
+    recurring->work = submission.work;
+    return plans_.start(std::move(taken), channel, rank_);
+  }
+  if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
+  if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
+    request.refusal = "a process set is made by all ranks, not within another set";
+  }
+  ask(submission.channel, channel, request, outbox).awaited = submission.awaited;
+  if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
+  if (channel.pending.empty()) channel.quiet_since = now;
+  channel.pending.emplace(request.name, std::move(taken));
+}
+
+/// What was refused because its name was in use, and is not any more.
+void ProcessSets::take_turns(Outbox& outbox) {
+  std::erase_if(refused_, [&](const Refused& refused) {
+    Channel& channel = channels_.at(refused.channel);
+    if (channel.in_use(refused.request.name)) return false;
+    ask(refused.channel, channel, refused.request, outbox);
+    return true;
+  });
+}
+
+/// Puts it into the outbox. If its name recurs, that is over.
+Request& ProcessSets::ask(ChannelId id, Channel& channel, const Request& request, Outbox& outbox) {
+  if (const auto* const recurring = channel.recurring.find(request.name); recurring != nullptr) {
+    plans_.start(make_submission({.channel = id,
                                   .plan = recurring->plan,
                                   .request = recurring->request,
                                   .declines = true}),
                  channel, rank_);
     channel.recurring.remove(request.name);
   }
-  if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
-  if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
-    request.refusal = "a process set is made by all ranks, not within another set";
-  }
-  RequestList& list = outbox.lists[submission.channel];
-  list.channel = submission.channel;
+  RequestList& list = outbox.lists[id];
+  list.channel = id;
   if (list.requests.empty()) list.requests.reserve(outbox.most);
-  list.requests.push_back(request);
-  list.requests.back().awaited = submission.awaited;
-  if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));
-  if (channel.pending.empty()) channel.quiet_since = now;
-  channel.pending.emplace(request.name, std::move(taken));
+  return list.requests.emplace_back(request);
 }
 
 bool ProcessSets::expecting() const {
-  return std::ranges::any_of(channels_, [](const auto& entry) {
+  return !refused_.empty() || std::ranges::any_of(channels_, [](const auto& entry) {
     const Channel& channel = entry.second;
     return !channel.pending.empty() ||
            (channel.negotiator != nullptr && channel.negotiator->expects_members());
@@ -136,6 +165,7 @@ bool ProcessSets::expecting() const {
 
 void ProcessSets::end(const std::string& error) {
   end_ = error;
+  refused_.clear();
   for (auto& [id, channel] : channels_) {
     for (const auto& [name, submission] : channel.pending) {
       submission->work->complete(
@@ -200,6 +230,7 @@ Status ProcessSets::tell(ChannelId id, Channel& channel, std::span<const int> ra
 
 std::vector<ChannelId> ProcessSets::leave(int rank) {
   left_.insert(rank);
+  if (rank == rank_) refused_.clear();
   std::vector<ChannelId> led;
   for (auto& [id, channel] : channels_) {
     const bool member = std::ranges::binary_search(channel.ranks, rank);
@@ -217,8 +248,8 @@ Status ProcessSets::execute(ChannelId id, Channel& channel,
   for (const Response& response : responses) {
     const auto found = channel.pending.find(response.name);
     if (found == channel.pending.end()) {
-      return Status::error(
-          fmt::format("'{}' was agreed on, but rank {} did not submit it", response.name, rank_));
+      return Status::error(fmt::format("'{}' was agreed on, but rank {} did not submit it",
+                                       shortened(response.name), rank_));
     }
     SubmissionPtr owned = std::move(found->second);
     channel.pending.erase(found);

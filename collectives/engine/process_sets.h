@@ -8,6 +8,11 @@
 /// goes to the Executor. Three parts that know nothing of each other: negotiation, planning,
 /// execution. Operations of a plan are agreed on from the start, and go to the Executor at once.
 ///
+/// A rank submits a name again only when it has been answered (where the name recurs: when it is
+/// done). One that comes before is refused at once, and takes its turn with the leader when the
+/// name is free: so each rank's n-th submission belongs to the name's n-th operation, which fails
+/// on all ranks.
+///
 /// Messages from different ranks may overtake each other: a leader may get requests for a set of
 /// which rank 0 has not told it yet, and keeps them.
 
@@ -83,7 +88,16 @@ class ProcessSets {
     std::map<ChannelId, RequestList> lists;
   };
 
+  /// Refused because its name was in use.
+  struct Refused {
+    ChannelId channel = 0;
+    Request request;
+  };
+
   void take(SubmissionPtr taken, Outbox& outbox, Clock::time_point now);
+  void take_turns(Outbox& outbox);
+  Request& ask(ChannelId id, Channel& channel, const Request& request, Outbox& outbox);
+  Status send_off(Outbox outbox, Clock::time_point now);
   Status tell(ChannelId id, Channel& channel, std::span<const int> ranks,
               std::vector<Response> responses);
   Status execute(ChannelId id, Channel& channel, const std::vector<Response>& responses);
@@ -100,6 +114,8 @@ class ProcessSets {
   /// For sets that this rank leads without knowing it yet, by rank.
   std::map<ChannelId, std::vector<std::pair<int, std::shared_ptr<const RequestList>>>>
       early_requests_;
+  /// In the order in which they came; those of names that are in use have yet to be told.
+  std::vector<Refused> refused_;
   std::set<int> left_;
   /// The error given to end().
   std::string end_;

@@ -7,6 +7,8 @@
 #include <set>
 #include <string>
 
+#include "base/names.h"
+
 namespace kolo::core {
 namespace {
 
@@ -71,7 +73,7 @@ void StallMonitor::give_up(Negotiator& negotiator, Clock::time_point now) const 
         stall.name,
         fmt::format("{} '{}': given up after {:.1f} s: rank(s) {} submitted it, rank(s) {} did "
                     "not (KOLO_STALL_ABORT_SECONDS)",
-                    to_string(stall.kind), stall.name, stall.age.count(),
+                    to_string(stall.kind), shortened(stall.name), stall.age.count(),
                     fmt::join(stall.submitted, ", "), fmt::join(stall.missing, ", ")));
   }
 }
@@ -85,8 +87,8 @@ void StallMonitor::warn(ChannelId id, Channel& channel, Clock::time_point now,
   std::map<std::vector<int>, std::vector<std::string>> by_missing;
   std::set<int> waiting;
   for (const Stall& stall : stalls) {
-    by_missing[stall.missing].push_back(
-        fmt::format("{} '{}' ({:.1f} s)", to_string(stall.kind), stall.name, stall.age.count()));
+    by_missing[stall.missing].push_back(fmt::format("{} '{}' ({:.1f} s)", to_string(stall.kind),
+                                                    shortened(stall.name), stall.age.count()));
     waiting.insert(stall.submitted.begin(), stall.submitted.end());
   }
   for (const auto& [missing, operations] : by_missing) {

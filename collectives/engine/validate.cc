@@ -133,8 +133,8 @@ std::string check_request(const Request& request, std::span<const int> ranks) {
 std::string find_mismatch(const Request& first, int first_rank, const Request& other,
                           int other_rank) {
   const auto differ = [&](std::string_view what, const auto& value, const auto& other_value) {
-    return fmt::format("{} '{}': {} differs: rank {} has {}, rank {} has {}", to_string(first.kind),
-                       first.name, what, first_rank, value, other_rank, other_value);
+    return fmt::format("{}: {} differs: rank {} has {}, rank {} has {}", label(first), what,
+                       first_rank, value, other_rank, other_value);
   };
   if (first.kind != other.kind) {
     return differ("operation", to_string(first.kind), to_string(other.kind));

@@ -281,20 +281,6 @@ TEST_P(RanksTest, Mismatches) {
   }
 }
 
-TEST_P(RanksTest, NameInUse) {
-  run(2, [](Context& context, int rank, std::barrier<>& meeting) {
-    const Set all = programs::world(context);
-    if (rank == 1) meeting.arrive_and_wait();
-    const Call first(context, all, {.name = "t"});
-    if (rank == 0) {
-      const Call second(context, all, {.name = "t", .seed = 5});
-      EXPECT_THAT(error_of(second.work()), AllOf(HasSubstr("'t'"), HasSubstr("twice")));
-      meeting.arrive_and_wait();
-    }
-    first.check();
-  });
-}
-
 TEST_P(RanksTest, NonsenseIsRefusedOnAllRanks) {
   run(2, [](Context& context, int rank, std::barrier<>&) {
     const Set all = programs::world(context);

@@ -204,24 +204,6 @@ TEST_P(RecurrenceTest, OthersAmongMany) {
   });
 }
 
-TEST_P(RecurrenceTest, TwiceAtATime) {
-  run(2, [](Context& context, int rank, std::barrier<>& meeting) {
-    const Set all = programs::world(context);
-    for (std::uint64_t i = 0; i < 4; ++i) programs::run(context, all, loss(i));
-    if (rank == 0) {
-      const Call first(context, all, async_loss(4));
-      const Call second(context, all, async_loss(5));
-      EXPECT_THAT(error_of(second.work()), HasSubstr("'loss': submitted twice on rank 0"));
-      meeting.arrive_and_wait();
-      first.check();
-    } else {
-      meeting.arrive_and_wait();
-      programs::run(context, all, loss(4));
-    }
-    programs::run(context, all, loss(6));
-  });
-}
-
 TEST_P(RecurrenceTest, LeavesInsteadOfComing) {
   for (int leaver = 0; leaver < 3; ++leaver) {
     run(3, [leaver](Context& context, int rank, std::barrier<>& meeting) {

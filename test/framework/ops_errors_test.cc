@@ -106,13 +106,19 @@ TEST_F(OpsErrorsTest, ANameSubmittedTwice) {
   if (kolo::rank() != 0) {
     first = kolo::allreduce_async(torch::ones({4}), {.name = "twice", .op = ReduceOp::Sum});
     expect_error([&] { kolo::allreduce(torch::ones({4}), {.name = "twice"}); },
-                 {"'twice'", "submitted twice", "rank " + std::to_string(kolo::rank())});
+                 {"'twice': submitted twice", "in use", "rank " + std::to_string(kolo::rank())});
   }
   kolo::barrier();
   if (kolo::rank() == 0) {
     first = kolo::allreduce_async(torch::ones({4}), {.name = "twice", .op = ReduceOp::Sum});
   }
   EXPECT_EQ(first->result()[3].item<int>(), kolo::size());
+  if (kolo::rank() == 0) {
+    expect_error([&] { kolo::allreduce(torch::ones({4}), {.name = "twice"}); },
+                 {"'twice': refused on rank ", "submitted twice"});
+  }
+  const auto third = kolo::allreduce(torch::full({4}, 100), {.name = "twice", .op = ReduceOp::Sum});
+  EXPECT_EQ(third[3].item<int>(), 100 * kolo::size());
 }
 
 /// `call` is not fit to run on any rank: once it is tried on all ranks, once on one while the

@@ -2,6 +2,7 @@
  *
  * Every rank submits one name up to SUBMISSIONS times, the next when the last is done; each submission fits,
  * does not match the others, or is refused on its own rank. Ranks leave at any time. Time may be up once.
+ * (What a program submits while its name is in use is refused, and told in its turn.)
  *
  * As in the code: the messages, Operation with its fields, Whole, joins_whole(), take_apart(), operation_for(),
  * count(), fail(), conclude(), leave() and forget_ended().
