@@ -37,10 +37,12 @@ struct Format<Boolean> {
   static Boolean store(std::uint8_t value) { return {value}; }
 };
 
-/// Averages are summed up in 64 bits, so that those of small integers do not wrap.
+__extension__ using Int128 = __int128;
+
+/// What is to be averaged is summed up in so many bits that it does not wrap.
 template <typename Element>
 struct AverageFormat {
-  using Accumulator = std::int64_t;
+  using Accumulator = std::conditional_t<sizeof(Element) < 8, std::int64_t, Int128>;
   static Accumulator load(Element element) { return element; }
   static Element store(Accumulator value) { return static_cast<Element>(value); }
 };
@@ -54,7 +56,9 @@ Integer wrapping(Integer a, Integer b, Operation operation) {
 
 template <ReduceOp op, typename Integer>
 Integer combine(Integer a, Integer b) {
-  if constexpr (op == ReduceOp::Sum || op == ReduceOp::Average) {
+  if constexpr (op == ReduceOp::Average) {
+    return a + b;
+  } else if constexpr (op == ReduceOp::Sum) {
     return wrapping(a, b, std::plus());
   } else if constexpr (op == ReduceOp::Product) {
     return wrapping(a, b, std::multiplies());

@@ -16,7 +16,7 @@ namespace kolo::core {
 /// tensors were fused or cut into pieces, nor on what vectors the processor has. Float16 and
 /// BFloat16 are accumulated in float32 and rounded once (to nearest, ties to even). Average divides
 /// by the number of inputs; of integers it truncates towards zero. Integer overflow wraps (in an
-/// average of integers below 64 bits there is none). Min and Max give NaN where any input has one,
+/// average there is none). Min and Max give NaN where any input has one,
 /// as LibTorch's do; which of several NaNs, and its bits, are not specified. An output may be one
 /// of the inputs, also each of them, but must not overlap any in another way. Scale factors other
 /// than 1 are for floating dtypes; Average is not for Bool.

@@ -87,9 +87,9 @@ void put_integer(DataType dtype, Bytes& bytes, std::size_t index, Wide value) {
   }
 }
 
-/// The averages of small integers are exact; those of Int64 wrap.
+/// Averages are exact.
 Wide reduce_integers(const Reduction& r, std::span<const Bytes> inputs, std::size_t index) {
-  const bool exact = r.op == ReduceOp::Average && r.dtype != DataType::Int64;
+  const bool exact = r.op == ReduceOp::Average;
   Wide result = integer_at(r.dtype, inputs.front(), index);
   for (const Bytes& input : inputs.subspan(1)) {
     result = combine_integers(r.op, result, integer_at(r.dtype, input, index));
