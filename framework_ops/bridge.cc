@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/names.h"
 #include "device.h"
 #include "tensor_memory.h"
 
@@ -26,30 +27,7 @@ std::optional<core::DataType> find_type(torch::ScalarType dtype) {
   return std::nullopt;
 }
 
-/// Moves the call's name and splits.
-core::Request make_request(const core::Context& context, detail::Call& call,
-                           const torch::Tensor& tensor) {
-  core::Request request{.name = std::move(call.name),
-                        .kind = call.kind,
-                        .op = call.op,
-                        .root_rank = call.root_rank,
-                        .prescale = call.prescale,
-                        .postscale = call.postscale,
-                        .splits = std::move(call.splits)};
-  if (call.kind == core::CollectiveKind::Barrier) return request;
-  request.refusal = detail::refusal(context, tensor);
-  if (!request.refusal.empty()) return request;
-  request.device = detail::to_core(tensor.device());
-  request.dtype = detail::to_core(tensor.scalar_type());
-  request.shape = tensor.sizes().vec();
-  return request;
-}
-
-}  // namespace
-
-namespace detail {
-
-core::ReduceOp to_core(ReduceOp op) {
+std::optional<core::ReduceOp> find_op(ReduceOp op) {
   switch (op) {
     case ReduceOp::Sum:
       return core::ReduceOp::Sum;
@@ -62,11 +40,88 @@ core::ReduceOp to_core(ReduceOp op) {
     case ReduceOp::Product:
       return core::ReduceOp::Product;
   }
-  throw Error("not a value of kolo::ReduceOp");
+  return std::nullopt;
 }
+
+/// Whether there is memory for its elements. (LibTorch has dense tensors without: zeros that are
+/// computed when they are needed, wrappers of other tensors, and what was resized to nothing.)
+bool has_memory(const torch::Tensor& tensor) {
+  return tensor.has_storage() && (tensor.numel() == 0 || tensor.storage().data() != nullptr);
+}
+
+/// Whether its elements lie in memory one after the other, with these values. (LibTorch keeps the
+/// sign of some imaginary parts as a bit of the tensor.)
+bool is_plain(const torch::Tensor& tensor) {
+  return tensor.is_contiguous() && !tensor.is_neg() && !tensor.is_conj();
+}
+
+/// The tensor itself if it is plain, or a copy.
+torch::Tensor plain(const torch::Tensor& tensor) {
+  return is_plain(tensor) ? tensor : tensor.detach().resolve_conj().resolve_neg().contiguous();
+}
+
+/// Whether elements share a place in memory, as those of an expanded tensor do.
+bool repeats_memory(const torch::Tensor& tensor) {
+  for (std::int64_t i = 0; i < tensor.dim(); ++i) {
+    if (tensor.size(i) > 1 && tensor.stride(i) == 0) return tensor.numel() > 0;
+  }
+  return false;
+}
+
+/// Autograd finds out by this when somebody needs the values that were there before. Tensors of
+/// inference mode have no version.
+void tell_autograd_of_change(const torch::Tensor& tensor) {
+  if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+}
+
+std::string find_refusal(const core::Context& context, const detail::Call& call,
+                         const torch::Tensor& tensor, bool in_place) {
+  std::string unfit = detail::refusal(context, tensor);
+  if (!unfit.empty()) return unfit;
+  if (in_place && repeats_memory(tensor)) {
+    return c10::str("the tensor is expanded: elements share places in memory (sizes ",
+                    tensor.sizes(), ", strides ", tensor.strides(),
+                    "), so it cannot take the result in place: call contiguous() first");
+  }
+  return detail::refusal(call.op);
+}
+
+/// Moves the call's name and splits.
+core::Request make_request(const core::Context& context, detail::Call& call,
+                           const torch::Tensor& tensor, bool in_place) {
+  core::Request request{.name = std::move(call.name),
+                        .kind = call.kind,
+                        .root_rank = call.root_rank,
+                        .prescale = call.prescale,
+                        .postscale = call.postscale,
+                        .splits = std::move(call.splits)};
+  if (call.kind == core::CollectiveKind::Barrier) return request;
+  request.refusal = find_refusal(context, call, tensor, in_place);
+  if (!request.refusal.empty()) return request;
+  request.op = detail::to_core(call.op);
+  request.device = detail::to_core(tensor.device());
+  request.dtype = detail::to_core(tensor.scalar_type());
+  request.shape = tensor.sizes().vec();
+  return request;
+}
+
+}  // namespace
+
+namespace detail {
+
+std::string refusal(ReduceOp op) {
+  if (find_op(op)) return {};
+  return c10::str("reduce op ", static_cast<int>(op), " is not a value of kolo::ReduceOp");
+}
+
+core::ReduceOp to_core(ReduceOp op) { return find_op(op).value(); }
 
 std::string refusal(const core::Context& context, const torch::Tensor& tensor) {
   if (!tensor.defined()) return "the tensor is undefined";
+  if (tensor.is_nested()) {
+    return "the tensor is a nested one, but only dense ones are supported: call to_padded_tensor() "
+           "first";
+  }
   if (tensor.layout() != torch::kStrided) {
     return c10::str("the tensor has layout ", tensor.layout(),
                     ", but only dense (strided) ones are supported: call to_dense() first");
@@ -74,7 +129,14 @@ std::string refusal(const core::Context& context, const torch::Tensor& tensor) {
   std::string unfit_device = device_refusal(context, tensor.device());
   if (!unfit_device.empty()) return unfit_device;
   if (!find_type(tensor.scalar_type())) {
-    return c10::str("dtype ", tensor.scalar_type(), " is not supported");
+    return c10::str("dtype ", tensor.scalar_type(), " is not supported",
+                    tensor.is_complex() ? ": pass torch::view_as_real(tensor), the pairs of its "
+                                          "numbers, which can be summed up, averaged and passed on"
+                                        : "");
+  }
+  if (!has_memory(tensor)) {
+    return "the tensor has no memory for its elements (it is one of LibTorch's zeros without "
+           "storage, a wrapper, or its storage was freed): call clone() first";
   }
   return {};
 }
@@ -84,29 +146,28 @@ core::DataType to_core(torch::ScalarType dtype) { return find_type(dtype).value(
 Work submit(const std::shared_ptr<core::Context>& context, Call call, const torch::Tensor& input,
             const torch::Tensor& output) {
   const torch::NoGradGuard no_grad;
+  const bool in_place = output.defined() && output.is_same(input);
   auto state = std::make_shared<Work::State>();
   state->context = context;
   state->kind = call.kind;
   state->name = call.name;
   core::Submission submission{.channel = call.process_set.id(),
                               .plan = call.plan,
-                              .request = make_request(*context, call, input),
+                              .request = make_request(*context, call, input, in_place),
                               .work = {state, &state->work},
                               .awaited = call.awaited,
                               .parts = std::move(call.parts),
                               .times = std::move(call.times)};
   if (submission.request.refusal.empty() && input.defined()) {
     state->shape = input.sizes();
-    const torch::Tensor readable = input.is_contiguous() ? input : input.detach().contiguous();
+    const torch::Tensor readable = plain(input);
     state->options = readable.options();
     if (output.defined()) {
-      const bool in_place = output.is_same(input);
       state->output = output;
-      state->staging = output.is_contiguous() ? output
-                       : in_place             ? readable
-                                              : torch::empty_like(readable);
+      state->staging = in_place ? readable : output;
       submission.output = state->staging.data_ptr();
     }
+    if (in_place) tell_autograd_of_change(output);
     submission.input = readable.data_ptr();
     submission.pack = std::move(call.pack);
     // The engine lets go of this, and of the state, when the GPU is done, and who gets the result
@@ -122,13 +183,15 @@ Work submit(const std::shared_ptr<core::Context>& context, Call call, const torc
   return Work(std::move(state));
 }
 
-bool lies_ready(const torch::Tensor& tensor) {
+bool can_run(const AllreduceOptions& options, const torch::Tensor& tensor) {
   return tensor.defined() && tensor.layout() == torch::kStrided && tensor.is_cpu() &&
-         tensor.is_contiguous() && find_type(tensor.scalar_type());
+         !tensor.is_nested() && is_plain(tensor) && has_memory(tensor) &&
+         find_type(tensor.scalar_type()) && find_op(options.op);
 }
 
 void run_allreduce(core::Context& context, const AllreduceOptions& options,
                    const torch::Tensor& tensor) {
+  tell_autograd_of_change(tensor);
   const core::Status status =
       context.run({.process_set = options.process_set.id(),
                    .name = options.name,
@@ -168,7 +231,7 @@ void Work::State::collect() {
     for (const std::int64_t rows : outcome.first_dimensions) sizes.front() += rows;
     output = detail::tensor_in(detail::droppable(context.lock(), options.device(), outcome.made), 0,
                                sizes, options);
-  } else if (output.defined() && !output.is_contiguous()) {
+  } else if (!output.is_same(staging)) {
     copy_to_output();
   }
 }
@@ -203,7 +266,9 @@ void Work::synchronize() {
   wait();
   if (state_->finished == nullptr) return;
   const core::Status status = state_->finished->synchronize();
-  if (!status.ok()) throw Error(c10::str("'", state_->name, "': ", status.message()));
+  if (!status.ok()) {
+    throw Error(c10::str("'", core::shortened(state_->name), "': ", status.message()));
+  }
 }
 
 std::vector<std::int64_t> Work::received_splits() {

@@ -21,8 +21,8 @@ struct Work::State {
   std::string name;
   /// The input's.
   at::DimVector shape;
-  /// What the user gets, and the contiguous memory that the operation writes (`output`'s own if it is
-  /// contiguous).
+  /// What the user gets, and what the operation writes: `output` itself if its elements lie in
+  /// memory one after the other.
   torch::Tensor output;
   torch::Tensor staging;
   torch::TensorOptions options;
@@ -56,7 +56,7 @@ struct Call {
   /// See core::Submission, and what owns the memory that is copied.
   std::vector<core::DeviceCopy> pack = {};
   std::vector<torch::Tensor> packed = {};
-  core::ReduceOp op = core::ReduceOp::Sum;
+  ReduceOp op = ReduceOp::Sum;
   double prescale = 1.0;
   double postscale = 1.0;
   int root_rank = 0;
@@ -69,13 +69,17 @@ struct Call {
 Work submit(const std::shared_ptr<core::Context>& context, Call call, const torch::Tensor& input,
             const torch::Tensor& output);
 
-/// Whether a collective can use the tensor's memory as it lies there, on the host.
-bool lies_ready(const torch::Tensor& tensor);
+/// Whether run_allreduce() can do it: nothing is to be refused, and the tensor's memory can be used
+/// as it lies there, on the host.
+bool can_run(const AllreduceOptions& options, const torch::Tensor& tensor);
 
-/// Runs an all-reduce in place on such a tensor, and waits for it.
+/// Runs an all-reduce in place, and waits for it.
 void run_allreduce(core::Context& context, const AllreduceOptions& options,
                    const torch::Tensor& tensor);
 
+/// Empty when it is one of kolo::ReduceOp.
+std::string refusal(ReduceOp op);
+/// Of one that is.
 core::ReduceOp to_core(ReduceOp op);
 /// Of a tensor that is fit.
 core::DataType to_core(torch::ScalarType dtype);

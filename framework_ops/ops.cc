@@ -12,6 +12,7 @@
 #include "bridge.h"
 #include "device.h"
 #include "global.h"
+#include "graph_cut.h"
 #include "tensor_memory.h"
 
 namespace kolo {
@@ -25,7 +26,7 @@ detail::Call call_of(const AllreduceOptions& options, Caller caller) {
           .name = options.name,
           .process_set = options.process_set,
           .awaited = caller == Caller::Waits,
-          .op = detail::to_core(options.op),
+          .op = options.op,
           .prescale = options.prescale,
           .postscale = options.postscale};
 }
@@ -38,14 +39,19 @@ detail::Call call_of(const BroadcastOptions& options, int root_rank, Caller call
           .root_rank = root_rank};
 }
 
+bool is_fit(const torch::Tensor& tensor) {
+  return detail::refusal(*detail::current_context(), tensor).empty();
+}
+
 /// A new tensor for the result; undefined where `tensor` is not fit to be an input.
 torch::Tensor output_like(const torch::Tensor& tensor) {
-  const bool fit =
-      tensor.defined() && tensor.layout() == torch::kStrided &&
-      (tensor.is_cpu() ||
-       detail::device_refusal(*detail::current_context(), tensor.device()).empty());
-  return fit ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous)
-             : torch::Tensor();
+  return is_fit(tensor) ? torch::empty_like(tensor.detach(), torch::MemoryFormat::Contiguous)
+                        : torch::Tensor();
+}
+
+void warn_of_graph_cut(core::CollectiveKind kind, const std::string& name,
+                       const torch::Tensor& tensor) {
+  detail::warn_of_graph_cut(*detail::current_context(), kind, name, tensor);
 }
 
 Work start_allreduce(const torch::Tensor& tensor, const torch::Tensor& output,
@@ -61,14 +67,17 @@ Work start_broadcast(const torch::Tensor& tensor, int root_rank, const Broadcast
 
 /// What a broadcast that leaves `tensor` as it is works on. It is in place, so the root's values
 /// are copied first.
-torch::Tensor copy_for_broadcast(const torch::Tensor& tensor, int root_rank) {
+torch::Tensor copy_for_broadcast(const torch::Tensor& tensor, int root_rank,
+                                 const BroadcastOptions& options) {
+  warn_of_graph_cut(core::CollectiveKind::Broadcast, options.name, tensor);
   const torch::Tensor output = output_like(tensor);
   if (output.defined() && rank() == root_rank) output.copy_(tensor.detach());
   return output.defined() ? output : tensor;
 }
 
 Work start_allgather(const torch::Tensor& tensor, const AllgatherOptions& options, Caller caller) {
-  const bool scalar = tensor.defined() && tensor.dim() == 0;
+  warn_of_graph_cut(core::CollectiveKind::Allgather, options.name, tensor);
+  const bool scalar = is_fit(tensor) && tensor.dim() == 0;
   return detail::submit(detail::current_context(),
                         {.kind = core::CollectiveKind::Allgather,
                          .name = options.name,
@@ -79,18 +88,20 @@ Work start_allgather(const torch::Tensor& tensor, const AllgatherOptions& option
 
 Work start_reducescatter(const torch::Tensor& tensor, const ReducescatterOptions& options,
                          Caller caller) {
+  warn_of_graph_cut(core::CollectiveKind::Reducescatter, options.name, tensor);
   return detail::submit(detail::current_context(),
                         {.kind = core::CollectiveKind::Reducescatter,
                          .name = options.name,
                          .process_set = options.process_set,
                          .awaited = caller == Caller::Waits,
-                         .op = detail::to_core(options.op),
+                         .op = options.op,
                          .prescale = options.prescale,
                          .postscale = options.postscale},
                         tensor, {});
 }
 
 Work start_alltoall(const torch::Tensor& tensor, const AlltoallOptions& options, Caller caller) {
+  warn_of_graph_cut(core::CollectiveKind::Alltoall, options.name, tensor);
   return detail::submit(detail::current_context(),
                         {.kind = core::CollectiveKind::Alltoall,
                          .name = options.name,
@@ -139,6 +150,7 @@ torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& option
 }
 
 torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& options) {
+  warn_of_graph_cut(core::CollectiveKind::Allreduce, options.name, tensor);
   torch::Tensor output = output_like(tensor);
   if (!output.defined() || !output.is_cpu()) {
     return start_allreduce(tensor, output, options, Caller::Waits).result();
@@ -148,7 +160,7 @@ torch::Tensor allreduce(const torch::Tensor& tensor, const AllreduceOptions& opt
 }
 
 torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options) {
-  if (detail::lies_ready(tensor)) {
+  if (detail::can_run(options, tensor)) {
     detail::run_allreduce(*detail::current_context(), options, tensor);
   } else {
     start_allreduce(tensor, tensor, options, Caller::Waits).wait();
@@ -157,6 +169,7 @@ torch::Tensor& allreduce_(torch::Tensor& tensor, const AllreduceOptions& options
 }
 
 Work allreduce_async(const torch::Tensor& tensor, const AllreduceOptions& options) {
+  warn_of_graph_cut(core::CollectiveKind::Allreduce, options.name, tensor);
   return start_allreduce(tensor, output_like(tensor), options, Caller::GoesOn);
 }
 
@@ -166,7 +179,8 @@ Work allreduce_async_(torch::Tensor& tensor, const AllreduceOptions& options) {
 
 torch::Tensor broadcast(const torch::Tensor& tensor, int root_rank,
                         const BroadcastOptions& options) {
-  return start_broadcast(copy_for_broadcast(tensor, root_rank), root_rank, options, Caller::Waits)
+  return start_broadcast(copy_for_broadcast(tensor, root_rank, options), root_rank, options,
+                         Caller::Waits)
       .result();
 }
 
@@ -176,7 +190,8 @@ torch::Tensor& broadcast_(torch::Tensor& tensor, int root_rank, const BroadcastO
 }
 
 Work broadcast_async(const torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {
-  return start_broadcast(copy_for_broadcast(tensor, root_rank), root_rank, options, Caller::GoesOn);
+  return start_broadcast(copy_for_broadcast(tensor, root_rank, options), root_rank, options,
+                         Caller::GoesOn);
 }
 
 Work broadcast_async_(torch::Tensor& tensor, int root_rank, const BroadcastOptions& options) {

@@ -185,7 +185,7 @@ Work DistributedOptimizer::Reducer::submit(detail::Call call, const torch::Tenso
   call.name = prefix_ + call.name;
   call.process_set = options_.process_set;
   call.plan = id_.second;
-  call.op = detail::to_core(options_.op);
+  call.op = options_.op;
   const bool in_place = call.kind != core::CollectiveKind::Allgather;
   return detail::submit(context_, std::move(call), input, in_place ? input : torch::Tensor());
 }

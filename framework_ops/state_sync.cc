@@ -123,19 +123,30 @@ void deserialize(const torch::Tensor& bytes, torch::optim::Optimizer& optimizer)
   }
 }
 
+/// What a broadcast carries of a tensor: of a complex one, the pairs of its numbers.
+torch::Tensor carried(const torch::Tensor& tensor) {
+  const bool pairs = tensor.is_complex() && tensor.layout() == torch::kStrided;
+  return pairs ? at::view_as_real(tensor.resolve_conj()) : tensor;
+}
+
 /// `what` the tensors are of, for messages.
 void broadcast_all(const detail::NamedTensors& tensors, const std::string& what, int root_rank,
                    const ProcessSet& process_set) {
   const torch::NoGradGuard no_grad;
   detail::require_same_on_all_ranks("broadcast_parameters", what, detail::describe(tensors), {},
                                     process_set);
-  std::vector<Work> works;
-  for (auto [name, tensor] : tensors) {
+  std::vector<std::pair<torch::Tensor, Work>> works;
+  for (const auto& [name, tensor] : tensors) {
     if (!tensor.defined()) continue;
-    works.push_back(
-        broadcast_async_(tensor, root_rank, {.name = name, .process_set = process_set}));
+    torch::Tensor numbers = carried(tensor);
+    works.emplace_back(
+        tensor, broadcast_async_(numbers, root_rank, {.name = name, .process_set = process_set}));
   }
-  for (Work& work : works) work.wait();
+  for (auto& [tensor, work] : works) {
+    const torch::Tensor numbers = work.result();
+    // Those of a lazy conjugate are a copy.
+    if (tensor.is_conj()) tensor.copy_(at::view_as_complex(numbers));
+  }
 }
 
 constexpr const char* kOfModule = "the module's parameters and buffers";

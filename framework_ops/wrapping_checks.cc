@@ -13,6 +13,7 @@ std::string find_refusal(const core::Context& context, const NamedParameters& pa
     return c10::str("backward_passes_per_step must be at least 1, not ",
                     options.backward_passes_per_step);
   }
+  if (std::string unfit = refusal(options.op); !unfit.empty()) return unfit;
   for (const auto& [name, parameter] : parameters) {
     const std::string unfit = refusal(context, parameter);
     if (!unfit.empty()) return c10::str("parameter '", name, "': ", unfit);
@@ -33,7 +34,8 @@ std::string find_refusal(const core::Context& context, const NamedParameters& pa
 std::vector<std::string> describe(const NamedParameters& parameters,
                                   const DistributedOptimizerOptions& options) {
   std::vector<std::string> lines = {
-      c10::str("reduce op ", core::to_string(to_core(options.op))),
+      refusal(options.op).empty() ? c10::str("reduce op ", core::to_string(to_core(options.op)))
+                                  : refusal(options.op),
       c10::str("backward_passes_per_step ", options.backward_passes_per_step)};
   for (const auto& [name, tensor] : parameters) {
     lines.push_back(c10::str("'", name, "' ", tensor.device().type(), " ", tensor.scalar_type(),

@@ -7,24 +7,32 @@
 /// operation under the same name with matching kind, dtype, shape, op and root; otherwise it fails
 /// with a kolo::Error on every rank that submitted it, and the process can go on. Operations may be
 /// submitted in a different order on each rank. A name may be used again once its operation is
-/// done.
+/// done; before that, it is an error on all ranks: each rank's n-th call under a name belongs to
+/// the name's n-th operation.
 ///
 /// An empty name is replaced by the kind and a running number, which is the same on all ranks as
 /// long as they make their unnamed calls in the same order: name your tensors when several threads
-/// submit. Within a host a blocking all-reduce whose name recurs is quicker: from the third time on the ranks
-/// need not ask each other.
+/// submit. Within a host a blocking all-reduce whose name recurs is quicker: from the third time on
+/// the ranks need not ask each other.
 ///
 /// dtypes: uint8, int8, int16, int32, int64, float16, bfloat16, float32, float64, bool. float16 and
 /// bfloat16 are accumulated in float32 and rounded once. Sums are taken in rank order, so results
-/// do not depend on timing and are bit-identical on all ranks and from run to run.
+/// do not depend on timing and are bit-identical on all ranks and from run to run. Of complex
+/// tensors pass torch::view_as_real(tensor).
+///
+/// Collectives are no part of autograd's graph. The result of an out-of-place form does not require
+/// grad; where autograd would have recorded it, a warning says once for each name that the graph
+/// ends there. The in-place forms count as changes of the tensor: a backward that needs what it
+/// held before fails, as after LibTorch's own in-place operations.
 ///
 /// All functions are thread-safe. Tensors are dense, on the CPU or on kolo::local_device(); one
-/// that is not contiguous is copied. On a GPU an operation follows what the submitting thread's
-/// current stream has been given, as a kernel launched there would, and reduces as NCCL does: not
-/// in rank order, and rounding to the dtype what is reduced on the way, so that a float16 product
-/// may be infinite although a postscale would have made it finite, and the sum of integers of an
-/// Average may wrap; Min and Max pass over NaN, of which the CPU's result is NaN; int16 cannot be
-/// reduced. They throw kolo::Error before init() and after shutdown().
+/// that is not contiguous is copied. One that is expanded cannot be reduced in place. On a GPU an
+/// operation follows what the submitting thread's current stream has been given, as a kernel
+/// launched there would, and reduces as NCCL does: not in rank order, and rounding to the dtype
+/// what is reduced on the way, so that a float16 product may be infinite although a postscale would
+/// have made it finite, and the sum of integers of an Average may wrap; Min and Max pass over NaN,
+/// of which the CPU's result is NaN; int16 cannot be reduced. They throw kolo::Error before init()
+/// and after shutdown().
 
 #include <kolo/process_set.h>
 #include <torch/types.h>
@@ -36,8 +44,9 @@
 
 namespace kolo {
 
-/// How values of all ranks become one. On bool tensors Sum and Max are a logical or, Product and Min
-/// a logical and, and Average is an error. Average of integers truncates towards zero.
+/// How values of all ranks become one. On bool tensors Sum and Max are a logical or, Product and
+/// Min a logical and, and Average is an error. Average of integers truncates towards zero; on the
+/// CPU it is right also where the sum would overflow.
 enum class ReduceOp { Sum, Average, Min, Max, Product };
 
 struct AllreduceOptions {

@@ -21,10 +21,12 @@ class ProcessSet {
 };
 
 /// Creates a set from distinct global ranks in ascending order. Collective over *all* ranks, with
-/// the same list on each; only members may use the set afterwards.
+/// the same list on each; only members may use the set afterwards. There may be 511 in a program's
+/// life, from kolo::init() to kolo::shutdown(), besides the one of all ranks: make them once, and
+/// keep them.
 ///
 /// @throws kolo::Error on every rank when the lists differ, or when a list is empty, unsorted or
-///         names a rank that does not exist.
+///         names a rank that does not exist, or there are 511 already.
 ProcessSet add_process_set(const std::vector<int>& ranks);
 
 }  // namespace kolo
