@@ -30,7 +30,7 @@ Status fitting_counts(const Collective& c) {
   if (splits && (!are_counts(c.splits, c) || c.splits[own] != c.counts[own])) {
     return invalid(c, "has splits that do not fit its counts");
   }
-  if (input_count(c) > 0 && c.input == nullptr) return invalid(c, "has no input");
+  if (input_count(c) > 0 && c.input == nullptr) return invalid(c, "has no memory to read from");
   return {};
 }
 
@@ -66,7 +66,7 @@ Status well_formed(const Collective& c, int rank, int size) {
       return invalid(c, fmt::format("is not for a data plane: {}", to_string(c.kind)));
   }
   if (output_count(c) > 0 && c.output == nullptr && !c.declined) {
-    return invalid(c, "has no output");
+    return invalid(c, "has no memory to write to");
   }
   return {};
 }

@@ -18,6 +18,16 @@ std::vector<int> all_ranks(int size) {
   return ranks;
 }
 
+/// Where an operation would read or write.
+bool lacks_memory(const Submission& submission) {
+  const CollectiveKind kind = submission.request.kind;
+  if (kind == CollectiveKind::Barrier || kind == CollectiveKind::AddProcessSet) return false;
+  const bool writes = kind == CollectiveKind::Allreduce || kind == CollectiveKind::Broadcast;
+  const bool lacks = (kind != CollectiveKind::Broadcast && submission.input == nullptr) ||
+                     (writes && submission.output == nullptr);
+  return lacks && element_count(submission.request.shape) > 0;
+}
+
 }  // namespace
 
 ProcessSets::ProcessSets(const Topology& topology, const DataPlane& data, Executor& executor,
@@ -122,6 +132,9 @@ void ProcessSets::take(SubmissionPtr taken, Outbox& outbox, Clock::time_point no
   if (request.refusal.empty()) request.refusal = check_request(request, channel.ranks);
   if (request.kind == CollectiveKind::AddProcessSet && submission.channel != kWorldChannel) {
     request.refusal = "a process set is made by all ranks, not within another set";
+  }
+  if (request.refusal.empty() && lacks_memory(submission)) {
+    request.refusal = "its tensor has no memory";
   }
   ask(submission.channel, channel, request, outbox).awaited = submission.awaited;
   if (!request.refusal.empty()) return refuse(request.refusal + fmt::format(" (rank {})", rank_));

@@ -15,7 +15,7 @@ struct Module;
 namespace kolo {
 
 /// Overwrites every rank's parameters and buffers with those of `root_rank`, a global rank of the
-/// set. Collective.
+/// set; complex ones, too. Collective.
 /// @throws kolo::Error on every rank when the modules differ.
 void broadcast_parameters(torch::nn::Module& module, int root_rank,
                           const ProcessSet& process_set = {});

@@ -3,7 +3,12 @@
 
 #include "base/names.h"
 
+#include <stdlib.h>
+
 #include <array>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <random>
 
 #include "ranks_fixture.h"
@@ -175,6 +180,21 @@ TEST_P(NamesTest, OfAMegabyteInAMessage) {
     const Call other(context, all, {.name = std::string(1 << 20, 'x') + "2"});
     other.check();
   });
+}
+
+TEST(NamesInATimelineTest, OfAMegabyte) {
+  std::array<char, 32> folder{"/tmp/kolo-names-XXXXXX"};
+  ASSERT_NE(::mkdtemp(folder.data()), nullptr);
+  Job job(2);
+  job.config.timeline = std::string(folder.data()) + "/t.json";
+  job.run([](Context& context) {
+    programs::run(context, programs::world(context), {.name = std::string(1 << 20, 'x')});
+  });
+  std::ifstream file(job.config.timeline);
+  const std::string text((std::istreambuf_iterator<char>(file)), {});
+  EXPECT_THAT(text, HasSubstr("allreduce " + std::string(80, 'x') + "… (1048576 bytes)"));
+  EXPECT_LT(text.size(), std::size_t{1} << 16);
+  std::filesystem::remove_all(folder.data());
 }
 
 }  // namespace

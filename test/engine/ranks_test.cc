@@ -332,7 +332,67 @@ TEST_P(RanksTest, RowsThatCannotBeDealtOutAreRefusedOnAllRanks) {
   });
 }
 
+// What many ranks refuse, one alone does.
+TEST_P(RanksTest, MemoryThatIsNotThereIsRefusedOnAllRanks) {
+  for (int size = 1; size <= 3; ++size) {
+    run(size, [size](Context& context, int rank, std::barrier<>&) {
+      const Set all = programs::world(context);
+      for (const CollectiveKind kind :
+           {CollectiveKind::Allreduce, CollectiveKind::Broadcast, CollectiveKind::Allgather,
+            CollectiveKind::Reducescatter, CollectiveKind::Alltoall}) {
+        Submission submission;
+        submission.request.name = "t";
+        submission.request.kind = kind;
+        submission.request.shape = {size};
+        std::vector<float> values(3);
+        if (rank != size - 1) submission.input = submission.output = values.data();
+        EXPECT_THAT(error_of(*context.submit(std::move(submission))),
+                    AllOf(HasSubstr(std::string(to_string(kind)) + " 't'"),
+                          HasSubstr("its tensor has no memory"),
+                          HasSubstr(fmt::format("rank {}", size - 1))));
+        programs::run(context, all, {.name = "t"});
+      }
+    });
+  }
+}
+
+TEST_P(RanksTest, OneAloneRefusesNonsense) {
+  run(1, [](Context& context, int, std::barrier<>&) {
+    const auto nan = std::numeric_limits<double>::quiet_NaN();
+    using Kind = CollectiveKind;
+    const std::vector<std::pair<Request, std::string>> cases = {
+        {{.dtype = DataType::Bool, .op = ReduceOp::Average}, "a bool tensor has no average"},
+        {{.dtype = DataType::Int8, .prescale = 2}, "need a floating dtype"},
+        {{.postscale = nan}, "not nan"},
+        {{.kind = Kind::Broadcast, .root_rank = 1}, "root rank 1 is out of range"},
+        {{.kind = Kind::Allgather}, "needs at least one dimension"},
+        {{.kind = Kind::Reducescatter}, "needs at least one dimension"},
+        {{.kind = Kind::Alltoall, .shape = {2}, .splits = {1}}, "do not add up"},
+        {{.kind = Kind::Alltoall, .shape = {2}, .splits = {1, 1}}, "has 2 numbers"},
+        {{.kind = Kind::AddProcessSet, .shape = {1}}, "rank 1 does not exist"}};
+    for (const auto& [request, words] : cases) {
+      std::vector<float> values(2);
+      Submission submission{.request = request, .input = values.data(), .output = values.data()};
+      submission.request.name = "t";
+      EXPECT_THAT(error_of(*context.submit(std::move(submission))),
+                  AllOf(HasSubstr("'t'"), HasSubstr(words), HasSubstr("(rank 0)")));
+    }
+  });
+}
+
 // ---- process sets ----
+
+TEST_P(RanksTest, NoMoreSetsThanThereAre) {
+  run(2, [](Context& context, int, std::barrier<>&) {
+    Set last;
+    for (int i = 0; i < 511; ++i) last = programs::add_set(context, fmt::format("{}", i), {0, 1});
+    EXPECT_THAT(error_of(*programs::add_set_async(context, "one more", {0, 1})),
+                AllOf(HasSubstr("add_process_set 'one more': there are 511 process sets already "
+                                "besides that of all ranks, which is the most"),
+                      HasSubstr("make sets once, and keep them")));
+    programs::run(context, last, {.name = "t"});
+  });
+}
 
 TEST_P(RanksTest, SetOfOthers) {
   run(3, [](Context& context, int rank, std::barrier<>& meeting) {
