@@ -5,9 +5,32 @@
 #include <algorithm>
 
 namespace kolo {
+namespace {
+
+/// Where one of the rounds that do not fit is not that of a backward.
+std::string advice(std::span<const ClosingWord> words, std::span<const std::string> parameter_names) {
+  for (const ClosingWord& word : words) {
+    const ClosingHead& head = word.head;
+    if (head.by_hand >= 0) {
+      return fmt::format(
+          " Rank {} does so for the gradient of '{}', which the program has set by hand since backward(): "
+          "all ranks have to call synchronize() after that.",
+          head.rank, parameter_names[static_cast<std::size_t>(head.by_hand)]);
+    }
+    if (head.closed_in == ClosedIn::Synchronize) {
+      return fmt::format(
+          " Rank {} does so in synchronize(), which all ranks have to call equally often; a rank whose "
+          "backward() reaches no parameter calls it instead.",
+          head.rank);
+    }
+  }
+  return {};
+}
+
+}  // namespace
 
 std::optional<int> find_latecomer(std::span<const ClosingWord> words) {
-  const auto in_step = [](const ClosingWord& word) { return word.head.in_step; };
+  const auto in_step = [](const ClosingWord& word) { return word.head.in_step(); };
   const auto late = std::ranges::find_if(words, in_step);
   if (late == words.end() || std::ranges::all_of(words, in_step)) return std::nullopt;
   return late->head.rank;
@@ -16,11 +39,10 @@ std::optional<int> find_latecomer(std::span<const ClosingWord> words) {
 std::string find_disagreement(std::span<const ClosingWord> words,
                               std::span<const std::string> parameter_names) {
   const ClosingHead& first = words.front().head;
-  const auto in_backward = [](const ClosingWord& word) { return !word.head.in_step; };
-  const bool any_in_backward = std::ranges::any_of(words, in_backward);
-  const bool any_new = std::ranges::any_of(words, [](const ClosingWord& word) {
-    return std::ranges::find(word.flags, true) != word.flags.end();
-  });
+  const bool any_in_backward =
+      std::ranges::any_of(words, [](const ClosingWord& word) { return !word.head.in_step(); });
+  const bool any_new =
+      std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.gives; });
   const bool all_repeat =
       std::ranges::all_of(words, [](const ClosingWord& word) { return word.head.repeats; });
   for (const ClosingWord& word : words) {
@@ -44,15 +66,16 @@ std::string find_disagreement(std::span<const ClosingWord> words,
       return fmt::format(
           "the ranks run different numbers of backward passes: rank {} reduces gradients for time {} "
           "in step {}, rank {} for time {} in step {}. Call backward() equally often on all ranks "
-          "between two step(), or accumulate under no_sync().",
-          first.rank, first.round + 1, first.step, head.rank, head.round + 1, head.step);
+          "between two step(), or accumulate under no_sync().{}",
+          first.rank, first.round + 1, first.step, head.rank, head.round + 1, head.step,
+          advice(words, parameter_names));
     }
     // Where nobody has a new gradient, each rank keeps what it holds, which must be the same.
     if (head.repeats && (any_in_backward || !(any_new || all_repeat))) {
       return fmt::format(
           "rank {} {} since its last one, with gradients that were used already, while other ranks have "
           "{}. Call step() once for each backward, or zero_grad() before a step without one.",
-          head.rank, head.in_step ? "calls step() without a backward()" : "has run no backward()",
+          head.rank, head.in_step() ? "calls step() without a backward()" : "has run no backward()",
           any_in_backward ? "new ones" : "none");
     }
   }

@@ -53,7 +53,7 @@ DistributedOptimizer::DistributedOptimizer(
       mirror_(std::make_unique<detail::OptionsMirror>(*this, inner)) {
   std::string refusal;
   const NamedParameters named = name_parameters(inner, parameters, refusal);
-  reducer_ = std::make_shared<Reducer>(named, refusal, options);
+  reducer_ = std::make_shared<Reducer>(named, refusal, options, *mirror_);
   reducer_->watch();
 }
 
@@ -66,6 +66,8 @@ torch::Tensor DistributedOptimizer::step(LossClosure closure) {
     return inner_.step([&] { return reducer_->after_closure(closure()); });
   });
 }
+
+void DistributedOptimizer::synchronize() { reducer_->synchronize(); }
 
 void DistributedOptimizer::save(torch::serialize::OutputArchive& archive) const {
   mirror_->reconcile();

@@ -106,29 +106,29 @@ Work OptimizerFamily::say(const RoundCall& word) const {
 
 // ---- what follows from them ----
 
-void OptimizerFamily::meet() {
+void OptimizerFamily::meet(ClosedIn where) {
   std::string error;
-  conclude_farewells(/*in_step=*/false, error);
+  conclude_farewells(where, error);
   call();
-  if (call_) conclude(*std::exchange(call_, std::nullopt), /*in_step=*/false, error);
+  if (call_) conclude(*std::exchange(call_, std::nullopt), where, error);
   if (!error.empty()) throw Error(error);
 }
 
 void OptimizerFamily::meet_in_step(std::size_t number) {
   std::string error;
-  conclude_farewells(/*in_step=*/true, error);
+  conclude_farewells(ClosedIn::Step, error);
   const Member& member = *members_[number];
   while (member.closed() || (member.latecomer() && error.empty())) {
-    conclude(make_call(static_cast<std::int32_t>(number)), /*in_step=*/true, error);
+    conclude(make_call(static_cast<std::int32_t>(number)), ClosedIn::Step, error);
   }
   if (!error.empty()) throw Error(error);
 }
 
-void OptimizerFamily::conclude_farewells(bool in_step, std::string& error) {
-  for (const Call& farewell : std::exchange(farewells_, {})) conclude(farewell, in_step, error);
+void OptimizerFamily::conclude_farewells(ClosedIn where, std::string& error) {
+  for (const Call& farewell : std::exchange(farewells_, {})) conclude(farewell, where, error);
 }
 
-void OptimizerFamily::conclude(const Call& own, bool in_step, std::string& error) {
+void OptimizerFamily::conclude(const Call& own, ClosedIn where, std::string& error) {
   const auto note = [&error](const auto& action) {
     try {
       action();
@@ -155,10 +155,10 @@ void OptimizerFamily::conclude(const Call& own, bool in_step, std::string& error
     }
   }
   for (Member* member : meeting) {
-    if (!member->closed()) note([&] { member->join_round(in_step); });
+    if (!member->closed()) note([&] { member->join_round(where); });
   }
   for (Member* member : meeting) {
-    if (member->closed()) note([&] { member->finish_rounds(in_step); });
+    if (member->closed()) note([&] { member->finish_rounds(where); });
   }
   if (error.empty()) error = disagreement;
   const bool all_step = std::ranges::all_of(calls, [&](const RoundCall& call) {

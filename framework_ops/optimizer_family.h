@@ -2,7 +2,7 @@
 
 /// Which optimizers of a process set have a round, and whether step() may follow.
 
-#include <kolo/process_set.h>
+#include <kolo/ops.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "closing_word.h"
 #include "context/context.h"
 #include "owned_plan.h"
 #include "word.h"
@@ -40,7 +41,8 @@ using RoundCall = Word<CallHead>;
 ///   event                               what follows
 ///   ----------------------------------  -----------------------------------------------------------
 ///   a backward that synchronises ends,  the rank calls, once it has closed its rounds (reducer.h), before it
-///   or step() has closed a round        waits for anything
+///   or synchronize() or step() has      waits for anything
+///   closed a round
 ///   all have called                     who has not closed a round that another rank has closes it, with
 ///                                       what its parameters hold; all finish these rounds
 ///   some have closed a round in step(), those *came late*. A backward that reaches no parameter does not
@@ -72,9 +74,9 @@ class OptimizerFamily {
     /// Whether it has a round that is closed, and not finished.
     virtual bool closed() const = 0;
     /// Closes one with what it holds.
-    virtual void join_round(bool in_step) = 0;
+    virtual void join_round(ClosedIn where) = 0;
     /// Finishes it, and those that follow from it.
-    virtual void finish_rounds(bool in_step) = 0;
+    virtual void finish_rounds(ClosedIn where) = 0;
     /// A rank that came late to its last round.
     virtual std::optional<int> latecomer() const = 0;
     /// A parameter whose gradient is not what it was then.
@@ -101,10 +103,10 @@ class OptimizerFamily {
   void add(std::size_t number, Member& member);
   void remove(std::size_t number) noexcept;
 
-  /// At the end of a backward: calls, unless that was done, or there is no round.
+  /// At the end of a backward, or in synchronize(): calls, unless that was done, or there is no round.
   void call();
   /// The rest of it. Throws once all rounds are finished.
-  void meet();
+  void meet(ClosedIn where);
   /// In step() of an optimizer.
   void meet_in_step(std::size_t number);
 
@@ -116,8 +118,8 @@ class OptimizerFamily {
   };
 
   Call make_call(std::int32_t stepping) const;
-  void conclude(const Call& own, bool in_step, std::string& error);
-  void conclude_farewells(bool in_step, std::string& error);
+  void conclude(const Call& own, ClosedIn where, std::string& error);
+  void conclude_farewells(ClosedIn where, std::string& error);
   bool calls() const;
   Work say(const RoundCall& word) const;
   std::string find_disagreement(const std::vector<RoundCall>& calls) const;

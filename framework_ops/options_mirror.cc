@@ -78,6 +78,18 @@ void OptionsMirror::reconcile() {
   }
 }
 
+std::vector<const OptimizerOptions*> OptionsMirror::in_effect() const {
+  std::vector<const OptimizerOptions*> options;
+  auto& of_wrapper = wrapper_.param_groups();
+  auto& of_inner = inner_.param_groups();
+  const std::size_t groups = std::min({last_.size(), of_wrapper.size(), of_inner.size()});
+  for (std::size_t i = 0; i < groups; ++i) {
+    const bool wrapper_wins = !equal(of_wrapper[i].options(), *last_[i]);
+    options.push_back(wrapper_wins ? &of_wrapper[i].options() : &of_inner[i].options());
+  }
+  return options;
+}
+
 void OptionsMirror::require_unchanged_groups() const {
   const auto has_them = [this](const torch::optim::Optimizer& optimizer) {
     return std::ranges::equal(

@@ -25,6 +25,9 @@ class OptionsMirror {
   /// @throws kolo::Error when parameters or groups were added, removed or exchanged on either side.
   void reconcile();
 
+  /// By group: as reconcile() would leave them.
+  std::vector<const torch::optim::OptimizerOptions*> in_effect() const;
+
  private:
   void require_unchanged_groups() const;
 

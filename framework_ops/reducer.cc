@@ -38,7 +38,8 @@ class DistributedOptimizer::Reducer::Waiting {
 };
 
 DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::string refusal,
-                                       const DistributedOptimizerOptions& options)
+                                       const DistributedOptimizerOptions& options,
+                                       const detail::OptionsMirror& mirror)
     : context_(detail::current_context()),
       options_(options),
       place_(OptimizerFamily::enter(context_, options.process_set)),
@@ -48,9 +49,12 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
       alone_(context_->topology().size == 1) {
   if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
   if (refusal.empty()) refusal = make_gradients(parameters);
-  detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers",
-                                    detail::describe(parameters, options), refusal,
-                                    options.process_set);
+  make_equality_check(mirror);
+  std::vector<std::string> lines = detail::describe(parameters, options);
+  lines.insert(lines.begin(),
+               c10::str("KOLO_CHECK_EQUAL=", core::to_string(context_->config().check_equal)));
+  detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers", lines,
+                                    refusal, options.process_set);
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -76,6 +80,21 @@ std::string DistributedOptimizer::Reducer::make_gradients(const NamedParameters&
     return error.what();
   }
   return {};
+}
+
+void DistributedOptimizer::Reducer::make_equality_check(const detail::OptionsMirror& mirror) {
+  if (alone_ || context_->config().check_equal == core::CheckEqual::Off) return;
+  const auto options = [&mirror] {
+    EqualityCheck::Options values;
+    for (const auto* of_group : mirror.in_effect()) values.push_back(values_of(*of_group));
+    return values;
+  };
+  equality_ = std::make_unique<EqualityCheck>(
+      context_, EqualityCheck::Optimizer{.prefix = prefix_,
+                                         .process_set = options_.process_set,
+                                         .names = names_,
+                                         .parameters = tensors(),
+                                         .options = options});
 }
 
 /// Gradients move to the memory of a plan of these groups, if they must.
@@ -130,7 +149,8 @@ torch::Tensor DistributedOptimizer::Reducer::before_gradient(std::size_t index,
   require_plan();
   RoundGradient& gradient = gradients_[index];
   if (options_.op != ReduceOp::Average &&
-      (gradient.for_next_round(on_the_wire(index)) || gradient.holds_result())) {
+      (gradient.for_next_round(on_the_wire(index)) ||
+       (gradient.reduced() && gradient.holds_numbers()))) {
     throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
                          "reduced with ", core::to_string(detail::to_core(options_.op)),
                          ": that is right only with Average. Call zero_grad() before it, or "
@@ -175,7 +195,7 @@ void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bo
     return;
   }
   began_ = backward.began();
-  close_round(failed, /*in_step=*/false);
+  close_round(failed, ClosedIn::Backward);
 }
 
 void DistributedOptimizer::Reducer::call_others() { place_.family->call(); }
@@ -183,7 +203,22 @@ void DistributedOptimizer::Reducer::call_others() { place_.family->call(); }
 void DistributedOptimizer::Reducer::finish_backward() {
   const Waiting waiting(*this);
   place_.family->call();
-  place_.family->meet();
+  place_.family->meet(ClosedIn::Backward);
+}
+
+void DistributedOptimizer::Reducer::synchronize() {
+  if (alone_) return;
+  check_step([this] { require_hooks(); });
+  {
+    const std::lock_guard lock(mutex_);
+    require_plan();
+    const bool done = std::exchange(synchronized_, false);
+    if (done && refused_.empty()) return;
+    close_round(/*failed=*/false, ClosedIn::Synchronize);
+  }
+  const Waiting waiting(*this);
+  place_.family->call();
+  place_.family->meet(ClosedIn::Synchronize);
 }
 
 // ---- step ----
@@ -191,12 +226,15 @@ void DistributedOptimizer::Reducer::finish_backward() {
 torch::Tensor DistributedOptimizer::Reducer::step(
     bool with_closure, const std::function<torch::Tensor()>& inner_step) {
   if (!with_closure) reduce_local();
+  if (equality_ != nullptr) equality_->note_step(step_);
   const Clock::time_point begin = Clock::now();
   torch::Tensor loss = inner_step();
   record("step", begin);
   ++step_;
   round_ = 0;
   passes_ = 0;
+  synchronized_ = false;
+  std::ranges::for_each(gradients_, &RoundGradient::note);
   return loss;
 }
 
@@ -210,18 +248,21 @@ torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& 
 
 void DistributedOptimizer::Reducer::reduce_local() {
   if (alone_) return;
-  check_step([this] { require_hooks(); });
+  check_step([this] {
+    require_hooks();
+    require_results();
+  });
   {
     const std::lock_guard lock(mutex_);
     require_plan();
     const bool fresh = std::ranges::any_of(gradients_, &RoundGradient::fresh);
-    const bool closes = fresh || local_ || round_ == 0;
+    const bool closes = fresh || local_ || round_ == 0 || any_replaced_average();
     if (!closes && !refused_.empty()) {
       throw Error(c10::str("step() would use gradients that were refused: ", refused_,
                            ". Run backward() again first."));
     }
     if (!closes && !latecomer_) return;
-    if (closes) close_round(/*failed=*/false, /*in_step=*/true);
+    if (closes) close_round(/*failed=*/false, ClosedIn::Step);
   }
   const Waiting waiting(*this);
   place_.family->meet_in_step(place_.number);
@@ -239,7 +280,7 @@ void DistributedOptimizer::Reducer::check_step(const std::function<void()>& chec
 void DistributedOptimizer::Reducer::tell_failure() {
   {
     const std::lock_guard lock(mutex_);
-    close_round(/*failed=*/true, /*in_step=*/true);
+    close_round(/*failed=*/true, ClosedIn::Step);
   }
   try {
     const Waiting waiting(*this);
@@ -262,6 +303,26 @@ void DistributedOptimizer::Reducer::require_hooks() const {
                          "DistributedOptimizer: call to() first, or load first, then wrap the "
                          "optimizer"));
   }
+}
+
+/// Of an average that the program has replaced, the mean is right, whatever it was computed from.
+void DistributedOptimizer::Reducer::require_results() const {
+  if (options_.op == ReduceOp::Average || round_ == 0 || latecomer_ || !refused_.empty()) {
+    return;
+  }
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    if (gradients_[i].fresh() || !gradients_[i].replaced()) continue;
+    throw Error(c10::str("'", names_[i], "': step() cannot know whether this gradient, which the program has "
+                         "set by hand since backward() reduced it with ",
+                         core::to_string(detail::to_core(options_.op)),
+                         ", has still to be reduced. If so, call synchronize() before step(); "
+                         "else change it in place."));
+  }
+}
+
+bool DistributedOptimizer::Reducer::any_replaced_average() const {
+  return refused_.empty() && !latecomer_ &&
+         std::ranges::any_of(gradients_, &RoundGradient::replaced);
 }
 
 void DistributedOptimizer::Reducer::record(std::string_view what, Clock::time_point begin) {

@@ -16,10 +16,12 @@
 #include "closing_word.h"
 #include "context/context.h"
 #include "device.h"
+#include "equality_check.h"
 #include "gradient_hooks.h"
 #include "gradient_plan.h"
 #include "group_tuning.h"
 #include "optimizer_family.h"
+#include "options_mirror.h"
 #include "owned_plan.h"
 #include "round_gradient.h"
 
@@ -47,18 +49,36 @@ struct Call;
 ///                                       gradient for it
 ///   ... or is ended by an exception     the same, so that no rank waits; the word says so, and the
 ///                                       other ranks' backward throws
+///   synchronize()                       as at the end of a backward; all that gradients hold is given
 ///   step() with fresh gradients, or     as at the end of a backward. If others are in one, this rank has
 ///   with no round since the last step   come late, and step() needs a word from all (optimizer_family.h)
+///   step() with a gradient that the     the same, if the op is Average: whether it was computed from averages
+///   program has replaced since the      on all ranks or on this one's data, its mean is right. With another
+///   round                               op it throws, as when checks fail
 ///   step() whose checks fail            as for an exception: the word says so
 ///   all words of a round are there      a parameter that any rank had a new gradient for gets the
 ///                                       result; the others keep what they had. The round is refused on
 ///                                       all ranks, by an exception, if any word tells of trouble or of
-///                                       another step or round; step() then throws, too, until a round
+///                                       another step or round, or of other options or parameters
+///                                       (equality_check.h); step() then throws, too, until a round
 ///                                       was accepted
 ///   a rank leaves, or destroys its      operations that it has not submitted fail on the others
 ///   optimizer
 ///   memory does not suffice to find     the same: this rank's optimizer leaves, and throws from here on
 ///   groups, or to adopt them
+///
+/// What a program writes to a gradient itself is a new gradient, too; what it does to averages is not, and looks
+/// the same. Of gradients that autograd has not added to since the last round, these are given to a round:
+///
+///   op, and where the round is closed   given
+///   ----------------------------------  -----------------------------------------------------------
+///   Average, in synchronize(), or in    all that are defined: the mean of what is the same is the same
+///   step() without a round before it
+///   Average, elsewhere                  those that were written to since the last round or step
+///   others, in synchronize(), or in     the same
+///   the first round after a step
+///   others, elsewhere                   those that are another tensor, or have other memory: what was
+///                                       written to may be sums that were scaled
 ///
 /// Counting the rounds that are accepted:
 ///
@@ -84,8 +104,9 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   /// Collective: throws on all ranks when their parameters differ, or when one of them has a `refusal`: a
   /// reason why its optimizer cannot be wrapped.
+  /// `mirror`: of the optimizer's own options.
   Reducer(const NamedParameters& parameters, std::string refusal,
-          const DistributedOptimizerOptions& options);
+          const DistributedOptimizerOptions& options, const detail::OptionsMirror& mirror);
   ~Reducer() override;
 
   /// Has the gradients of `parameters` reported. Apart from the constructor because the hooks need the
@@ -97,6 +118,9 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   torch::Tensor step(bool with_closure, const std::function<torch::Tensor()>& inner_step);
   /// Reduces what is still local. Gives the mean of the ranks' losses.
   torch::Tensor after_closure(const torch::Tensor& loss);
+
+  /// Reduces what the gradients hold.
+  void synchronize();
 
   /// Runs `check`. If it throws, the other ranks are told in a round of their own, and it throws here.
   void check_step(const std::function<void()>& check);
@@ -119,6 +143,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   std::vector<torch::Tensor> tensors() const;
   std::string make_gradients(const NamedParameters& parameters);
+  void make_equality_check(const detail::OptionsMirror& mirror);
   void adopt(const core::Grouping& groups);
   void require_plan() const;
   void leave();
@@ -133,8 +158,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void finish_backward() override;
 
   bool closed() const override { return words_.has_value(); }
-  void join_round(bool in_step) override;
-  void finish_rounds(bool in_step) override;
+  void join_round(ClosedIn where) override;
+  void finish_rounds(ClosedIn where) override;
   std::optional<int> latecomer() const override { return latecomer_; }
   std::optional<std::size_t> altered() override;
   std::string name_of(std::size_t parameter) const override { return names_[parameter]; }
@@ -143,10 +168,13 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void reduce_local();
   void tell_failure();
   void require_hooks() const;
+  void require_results() const;
+  bool any_replaced_average() const;
   void expect_gradients();
   void start_groups();
-  void start(std::size_t group);
-  void close_round(bool failed, bool in_step);
+  void start(std::size_t group, ClosedIn where);
+  RoundGradient::Given given(ClosedIn where) const;
+  void close_round(bool failed, ClosedIn where);
   bool finish_round(std::string& error);
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
@@ -183,12 +211,17 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   /// Until the plan has the groups that it will keep.
   std::unique_ptr<GroupTuning> tuning_;
+  /// Null where it is turned off, or this process is alone.
+  std::unique_ptr<EqualityCheck> equality_;
   /// When the backward began that has closed the last round, unless step() has.
   std::optional<core::Clock::time_point> began_;
   /// Why the last round was not to be used; empty when it was.
   std::string refused_;
   /// Of the last round: see OptimizerFamily.
   std::optional<int> latecomer_;
+
+  /// In another optimizer's synchronize(): this one's has nothing to do.
+  bool synchronized_ = false;
 
   int no_sync_ = 0;
   /// Backward passes since the last step, and whether any has left something local.

@@ -22,17 +22,26 @@ void DistributedOptimizer::Reducer::expect_gradients() {
 }
 
 void DistributedOptimizer::Reducer::start_groups() {
-  while (next_group_ < groups_.size() && groups_[next_group_].expected == 0) start(next_group_++);
+  while (next_group_ < groups_.size() && groups_[next_group_].expected == 0) {
+    start(next_group_++, ClosedIn::Backward);
+  }
 }
 
-void DistributedOptimizer::Reducer::start(std::size_t group) {
+RoundGradient::Given DistributedOptimizer::Reducer::given(ClosedIn where) const {
+  using Given = RoundGradient::Given;
+  const bool all = where == ClosedIn::Synchronize || (where == ClosedIn::Step && round_ == 0);
+  if (options_.op == ReduceOp::Average) return all ? Given::All : Given::Written;
+  return all || round_ == 0 ? Given::Written : Given::Replaced;
+}
+
+void DistributedOptimizer::Reducer::start(std::size_t group, ClosedIn where) {
   const torch::Tensor& buffer = plan_->groups()[group].buffer;
   streams_.join_current(buffer.device());
   std::vector<core::Part> parts;
   RoundGradient::Packing packing;
   for (const std::size_t index : plan_->groups()[group].parameters) {
     RoundGradient& gradient = gradients_[index];
-    if (!gradient.take(*plan_, packing)) {
+    if (!gradient.take(*plan_, given(where), packing)) {
       word_.head.trouble = ClosingHead::Trouble::UnfitGradient;
       word_.head.parameter = static_cast<std::int32_t>(index);
     }
@@ -51,30 +60,48 @@ void DistributedOptimizer::Reducer::start(std::size_t group) {
 }
 
 /// Starts what is left, and says this rank's word, without waiting for anything.
-void DistributedOptimizer::Reducer::close_round(bool failed, bool in_step) {
+void DistributedOptimizer::Reducer::close_round(bool failed, ClosedIn where) {
   require_plan();
   const torch::NoGradGuard no_grad;
+  const bool in_step = where == ClosedIn::Step;
   // Without a backward of its own it may still have been called in one: that is right with Average alone.
   word_.head.repeats = (in_step || options_.op != ReduceOp::Average) && round_ == 0 && passes_ == 0 &&
-                       std::ranges::any_of(gradients_, &RoundGradient::holds_result);
-  while (next_group_ < groups_.size()) start(next_group_++);
-  if (in_step) began_.reset();
+                       std::ranges::any_of(gradients_, [](const RoundGradient& gradient) {
+                         return gradient.reduced() && !gradient.written() && gradient.holds_numbers();
+                       });
+  word_.head.gives = !in_step || std::ranges::any_of(gradients_, &RoundGradient::fresh) ||
+                     std::ranges::any_of(gradients_, [](const RoundGradient& gradient) {
+                       return gradient.written() && gradient.holds_numbers();
+                     });
+  if (in_step && round_ > 0) {
+    const auto by_hand = std::ranges::find_if(gradients_, [](const RoundGradient& gradient) {
+      return gradient.replaced() && !gradient.fresh();
+    });
+    if (by_hand != gradients_.end()) {
+      word_.head.by_hand = static_cast<std::int32_t>(by_hand - gradients_.begin());
+    }
+  }
+  while (next_group_ < groups_.size()) start(next_group_++, where);
+  if (where != ClosedIn::Backward) began_.reset();
   if (failed) word_.head.trouble = ClosingHead::Trouble::Exception;
   word_.head.step = step_;
   word_.head.round = round_++;
   word_.head.rank = context_->topology().rank;
-  word_.head.in_step = in_step;
+  word_.head.closed_in = where;
   word_.head.carries = std::ranges::any_of(gradients_, &RoundGradient::fresh);
+  // While an exception is under way, its cause is enough.
+  if (equality_ != nullptr && !failed) equality_->describe(word_.head);
   for (const RoundGradient& gradient : gradients_) word_.flags.push_back(gradient.taken());
   words_ = submit({.kind = core::CollectiveKind::Allgather, .name = "closing_word"},
                   std::exchange(word_, {}).to_bytes());
 }
 
 /// A backward that has reached it, and not ended, ends with an exception.
-void DistributedOptimizer::Reducer::join_round(bool in_step) {
+void DistributedOptimizer::Reducer::join_round(ClosedIn where) {
   const std::lock_guard lock(mutex_);
   began_.reset();
-  close_round(/*failed=*/std::exchange(open_backward_, nullptr) != nullptr, in_step);
+  synchronized_ = where == ClosedIn::Synchronize;
+  close_round(/*failed=*/std::exchange(open_backward_, nullptr) != nullptr, where);
 }
 
 std::optional<std::size_t> DistributedOptimizer::Reducer::altered() {
@@ -91,11 +118,11 @@ void DistributedOptimizer::Reducer::settle_latecomer(const std::string& error) {
   if (!error.empty()) refused_ = error;
 }
 
-void DistributedOptimizer::Reducer::finish_rounds(bool in_step) {
+void DistributedOptimizer::Reducer::finish_rounds(ClosedIn where) {
   const std::lock_guard lock(mutex_);
   const torch::NoGradGuard no_grad;
   std::string error;
-  while (finish_round(error)) close_round(/*failed=*/false, in_step);
+  while (finish_round(error)) close_round(/*failed=*/false, where);
   local_ = false;
   refused_ = error;
   for (RoundGradient& gradient : gradients_) {
@@ -136,6 +163,9 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   if (!error.empty()) return false;
   error = find_disagreement(words, names_);
   follow(words);
+  if (error.empty() && equality_ != nullptr) {
+    note([&] { error = equality_->find_difference(words); });
+  }
   if (error.empty()) {
     latecomer_ = find_latecomer(words);
     improve_plan(words.front().head.rank);

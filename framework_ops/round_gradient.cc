@@ -21,15 +21,58 @@ bool same_bits(const torch::Tensor& a, const torch::Tensor& b) {
   return torch::equal(bytes(a), bytes(b));
 }
 
+const void* memory_of(const torch::Tensor& tensor) {
+  return tensor.layout() == torch::kStrided ? tensor.data_ptr() : nullptr;
+}
+
+/// A tensor of inference mode has none.
+std::uint32_t version_of(const torch::Tensor& tensor) {
+  const c10::VariableVersion& version = tensor.unsafeGetTensorImpl()->version_counter();
+  return version.enabled() ? static_cast<std::uint32_t>(version.current_version()) : 0;
+}
+
 }  // namespace
 
 RoundGradient::RoundGradient(const torch::Tensor& parameter, std::size_t index)
     : parameter_(parameter), index_(index), accumulator_(accumulator_of(parameter)) {}
 
-bool RoundGradient::holds_result() const {
+void RoundGradient::note() {
   const torch::Tensor& now = parameter_.grad();
-  return reduced_ && now.defined() && now.layout() == torch::kStrided &&
+  noted_.reset();
+  if (!now.defined()) return;
+  noted_.emplace(now.getIntrusivePtr());
+  noted_memory_ = memory_of(now);
+  noted_version_ = version_of(now);
+}
+
+bool RoundGradient::replaced() const {
+  const torch::Tensor& now = parameter_.grad();
+  if (!now.defined()) return false;
+  return !noted_ || noted_->_unsafe_get_target() != now.unsafeGetTensorImpl() ||
+         noted_memory_ != memory_of(now);
+}
+
+bool RoundGradient::written() const {
+  const torch::Tensor& now = parameter_.grad();
+  return now.defined() && (replaced() || noted_version_ != version_of(now));
+}
+
+bool RoundGradient::holds_numbers() const {
+  const torch::Tensor& now = parameter_.grad();
+  return now.defined() && now.layout() == torch::kStrided &&
          now.count_nonzero().item<std::int64_t>() > 0;
+}
+
+bool RoundGradient::is_given(Given given) const {
+  switch (given) {
+    case Given::Replaced:
+      return replaced();
+    case Given::Written:
+      return written();
+    case Given::All:
+      return true;
+  }
+  return true;
 }
 
 torch::Tensor RoundGradient::before(const torch::Tensor& incoming, bool on_the_wire,
@@ -70,13 +113,15 @@ bool RoundGradient::after(const GradientPlan& plan) {
   return true;
 }
 
-bool RoundGradient::take(const GradientPlan& plan, Packing& packing) {
+bool RoundGradient::take(const GradientPlan& plan, Given given, Packing& packing) {
   const torch::Tensor& place = plan.view(index_);
   if (!set_aside_) held_ = parameter_.grad();
   const bool fits = held_.defined() && plan.fits(held_, index_);
   const bool in_place = fits && plan.lies_in_place(held_, index_);
   // A fresh one may have been discarded since. What is set aside stays fresh.
-  taken_ = (set_aside_ || std::exchange(fresh_, false)) && fits;
+  const bool is_new = set_aside_ || fresh_ || is_given(given);
+  if (!set_aside_) fresh_ = false;
+  taken_ = is_new && fits;
   expected = false;
   if (in_place && !taken_) untouched_ = held_.clone();
   if (!fits) {
@@ -90,7 +135,12 @@ bool RoundGradient::take(const GradientPlan& plan, Packing& packing) {
   return fits || !held_.defined();
 }
 
-void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
+void RoundGradient::finish(const GradientPlan& plan, bool any_new) {
+  give_result(plan, any_new);
+  note();
+}
+
+void RoundGradient::give_result(const GradientPlan& plan, bool any_new) {
   const torch::Tensor& place = plan.view(index_);
   arrived_ = set_aside_ = false;
   torch::Tensor result = std::exchange(held_, {});
@@ -98,12 +148,12 @@ void RoundGradient::finish(const GradientPlan& plan, bool any_fresh) {
   // Another gradient has come meanwhile: see before().
   const bool late = gradient().defined() && !gradient().is_same(result);
   const bool moves = result.defined() && result.is_same(stored_);
-  if (any_fresh || !moves) stored_.reset();
+  if (any_new || !moves) stored_.reset();
   if (result.defined() && !plan.fits(result, index_)) {
     gradient() = result;
     return;
   }
-  if (any_fresh) {
+  if (any_new) {
     if (!result.defined() || moves) {
       result = place.detach();
     } else if (!plan.lies_in_place(result, index_)) {
@@ -129,7 +179,8 @@ bool RoundGradient::altered() const {
 void RoundGradient::move_to(const torch::Tensor& place, const GradientPlan& old) {
   if (!gradient().defined() || !old.lies_in_place(gradient(), index_)) return;
   place.copy_(gradient());
-  gradient() = place.detach();
+  gradient().set_data(place);
+  note();
 }
 
 }  // namespace kolo

@@ -27,13 +27,16 @@ constexpr std::string_view kSharedGpu = "KOLO_SHARED_GPU";
 
 constexpr std::string_view kGpuBetweenHosts = "KOLO_GPU_BETWEEN_HOSTS";
 constexpr std::string_view kAlone = "KOLO_ALONE";
+constexpr std::string_view kCheckEqual = "KOLO_CHECK_EQUAL";
 
 constexpr std::array kKnown = {kFusionThreshold, kTimeline,  kLogLevel,        kStallWarning, kStallAbort,
-                               kSharedMemory,    kSharedGpu, kGpuBetweenHosts, kAlone};
+                               kSharedMemory,    kSharedGpu, kGpuBetweenHosts, kAlone,
+                               kCheckEqual};
 
 /// Set by mark_as_rank(): a process's number, and its place in its job.
 constexpr const char* kRankMark = "KOLO_RANK_PROCESS";
 
+constexpr std::array kChecks = {CheckEqual::Off, CheckEqual::Warn, CheckEqual::Error};
 constexpr std::array<std::string_view, 6> kLogLevels = {"trace",   "debug", "info",
                                                         "warning", "error", "off"};
 
@@ -93,6 +96,10 @@ Status apply(Config& config, std::string_view name, std::string_view value) {
   } else if (name == kAlone) {
     if (value != "1" && value != "0") return bad_value(name, value, "1 or 0");
     config.alone = value == "1";
+  } else if (name == kCheckEqual) {
+    const auto check = std::ranges::find(kChecks, value, [](CheckEqual of) { return to_string(of); });
+    if (check == kChecks.end()) return bad_value(name, value, "off, warn or error");
+    config.check_equal = *check;
   } else {
     const auto seconds = parse_seconds(value);
     if (!seconds) return bad_value(name, value, "seconds, such as 60 or 0.5 (0: never)");
@@ -147,6 +154,18 @@ Result<Config> Config::from_environment() {
     if (Status status = apply(config, name, value); !status.ok()) return status;
   }
   return config;
+}
+
+std::string_view to_string(CheckEqual check) {
+  switch (check) {
+    case CheckEqual::Off:
+      return "off";
+    case CheckEqual::Warn:
+      return "warn";
+    case CheckEqual::Error:
+      return "error";
+  }
+  return "error";
 }
 
 std::optional<Launcher> launcher_of_this_process() { return find_launcher(get); }

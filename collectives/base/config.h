@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "base/launcher.h"
 #include "base/status.h"
@@ -13,6 +14,9 @@
 namespace kolo::core {
 
 constexpr std::int64_t kDefaultFusionThreshold = std::int64_t{64} << 20;
+
+/// What follows when an optimizer's options or parameters differ between ranks.
+enum class CheckEqual { Off, Warn, Error };
 
 struct Config {
   /// KOLO_FUSION_THRESHOLD, bytes (suffixes KiB, MiB, GiB): tensors are fused into buffers of at
@@ -38,6 +42,10 @@ struct Config {
   /// between hosts. With mpi NCCL carries them within each host.
   bool gpu_over_mpi = false;
 
+  /// KOLO_CHECK_EQUAL, off, warn or error: whether ranks compare their optimizers' options in each step, and
+  /// their parameters in some.
+  CheckEqual check_equal = CheckEqual::Error;
+
   /// KOLO_STALL_WARNING_SECONDS: report tensors that some ranks have submitted and others have not
   /// after this time. 0: never.
   std::chrono::duration<double> stall_warning = std::chrono::seconds(60);
@@ -53,6 +61,8 @@ struct Config {
   /// that Kubernetes makes for services called kolo, or kolo-something, are none.
   static Result<Config> from_environment();
 };
+
+std::string_view to_string(CheckEqual check);
 
 /// See find_launcher().
 std::optional<Launcher> launcher_of_this_process();

@@ -31,8 +31,19 @@ struct DistributedOptimizerOptions {
 /// A parameter without a new gradient on this rank contributes what it holds; one that got a new
 /// gradient on no rank keeps what it has, and an undefined gradient stays undefined.
 ///
+/// Gradients that the program writes itself (torch::autograd::grad(), copies of another dtype, evolution
+/// strategies), instead of backward() or beside it, are reduced by
+///   - synchronize(): what they hold then;
+///   - the next backward(), along with its own, if they were written before it;
+///   - step(), if no rank has reduced any since the last step(): what they hold then; and, with Average, those that
+///     were replaced since (`mutable_grad() = other`), on all ranks or on none.
+/// What was reduced may be changed in place (clipped, unscaled), on all ranks alike: step() takes it as it is. To add
+/// to it what is this rank's own, call synchronize() afterwards.
+///
 /// Gradients lie next to each other in memory that the other ranks of the host reach: a parameter's grad() is
-/// a view of it, also after zero_grad() made it undefined in between. Clone a gradient to keep it.
+/// a view of it, also after zero_grad() made it undefined in between. The tensor stays the same when this memory
+/// changes, once, after the fourth time that gradients were reduced; its data_ptr() does not. Clone a gradient to
+/// keep its numbers.
 ///
 /// Options may be changed on the wrapper's param_groups() or on the inner optimizer's. save() and
 /// load() go to the inner optimizer. The inner optimizer must outlive the wrapper. Bring the parameters
@@ -42,7 +53,10 @@ struct DistributedOptimizerOptions {
 /// ranks must run the same number of synchronised backward passes per step; if they do not, each gets an error
 /// that says so. A rank whose backward reached no parameter takes part in step(), with what it holds. It
 /// cannot do then what other ranks may have done to their averages (clipping, say): step() throws on all ranks
-/// if they have.
+/// if they have. If it calls synchronize() in the place of that backward(), it has averages, too.
+///
+/// Options and parameters must be the same on all ranks: backward() throws on all of them when they are not
+/// (KOLO_CHECK_EQUAL).
 ///
 /// When it is destroyed, what other ranks go on to do with theirs fails.
 class DistributedOptimizer : public torch::optim::Optimizer {
@@ -65,6 +79,16 @@ class DistributedOptimizer : public torch::optim::Optimizer {
   /// no_sync(), or of fewer passes than backward_passes_per_step). With a closure, the loss it
   /// returns is averaged over the ranks, so that optimizers that decide by it decide alike.
   torch::Tensor step(LossClosure closure = nullptr) override;
+
+  /// Reduces over all ranks what the gradients hold now, whoever has written it, and returns when they are reduced.
+  /// Needed only for gradients that no backward() has made, or that were changed since; and on a rank whose loss
+  /// reaches no parameter, in the place of its backward(). With an op other than Average, gradients that were not
+  /// written since they were reduced stay as they are.
+  ///
+  /// Collective: each rank calls it, or, where others are in backward(), that, equally often between two step().
+  ///
+  /// @throws kolo::Error on every rank, as backward() does.
+  void synchronize();
 
   void save(torch::serialize::OutputArchive& archive) const override;
   void load(torch::serialize::InputArchive& archive) override;

@@ -120,6 +120,14 @@ class GroupTuningTest : public FrameworkTest {
     }
   }
 
+  /// A rank that could not make a step is behind.
+  void broadcast_parameters() const {
+    for (const torch::Tensor& tensor : tensors()) {
+      torch::Tensor data = tensor.detach();
+      kolo::broadcast_(data, 0);
+    }
+  }
+
   /// Leaves the round to step().
   void backward_alone(DistributedOptimizer& optimizer, int step) {
     const auto guard = optimizer.no_sync();
@@ -177,6 +185,30 @@ TEST_F(GroupTuningTest, GroupsChangeOnce) {
   }
 }
 
+// What a program has kept of a gradient is what it steps with, also once that has moved.
+TEST_F(GroupTuningTest, KeptGradientsStayTheSameTensors) {
+  torch::optim::SGD sgd(tensors(), 0.5);
+  DistributedOptimizer optimizer(sgd, parameters_);
+  std::vector<torch::Tensor> kept;
+  for (int step = 0; step < kSteps; ++step) {
+    std::vector<torch::Tensor> expected;
+    backward(step);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+      const torch::Tensor& tensor = parameters_[i].value();
+      if (step == 0) kept.push_back(tensor.grad());
+      EXPECT_TRUE(tensor.grad().is_same(kept[i]));
+      kept[i].mul_(0.25);
+      torch::Tensor mean = torch::zeros(tensor.sizes(), there());
+      for (const int rank : all_ranks()) mean += local_gradient(i, step, rank).to(torch::kFloat32);
+      expected.push_back(tensor.detach().to(torch::kFloat32) - 0.125 * mean / kolo::size());
+    }
+    optimizer.step();
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_LT(relative_difference(parameters_[i].value(), expected[i]), 2e-2) << step << ", " << i;
+    }
+  }
+}
+
 // Of a rank whose gradients never come in a backward there is nothing to measure.
 TEST_F(GroupTuningTest, RanksThatOnlyStepKeepPace) {
   torch::optim::SGD sgd(tensors(), 0.1);
@@ -205,6 +237,7 @@ TEST_F(GroupTuningTest, NoMemoryForThemOnARank) {
     step_without_memory_on_rank_1(optimizer);
     expect_refusals(optimizer, kAdoptedAfter, 1);
   }
+  broadcast_parameters();
   DistributedOptimizer after(sgd, parameters_);
   backward(0);
   for (const torch::Tensor& tensor : tensors()) EXPECT_TRUE(identical_on_all_ranks(tensor.grad()));
@@ -216,6 +249,7 @@ TEST_F(GroupTuningTest, NoMemoryToSendThemOnARank) {
   if (kolo::size() == 1) return;
   const std::size_t sent = 2 * parameters_.size() * sizeof(std::int64_t);
   for (const int rank : {0, 1}) {
+    broadcast_parameters();
     torch::optim::SGD sgd(tensors(), 0.1);
     DistributedOptimizer optimizer(sgd, parameters_);
     train(optimizer, kSentAfter - 1);

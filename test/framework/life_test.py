@@ -80,6 +80,7 @@ class Settings(LifeTest):
                                       ("KOLO_FUSION_THRESHOLD", "-1", "64MiB"),
                                       ("KOLO_LOG_LEVEL", "loud", "warning"),
                                       ("KOLO_GPU_BETWEEN_HOSTS", "tcp", "nccl or mpi"),
+                                      ("KOLO_CHECK_EQUAL", "on", "off, warn or error"),
                                       ("KOLO_STALL_WARNING_SECONDS", "soon", "0.5"),
                                       ("KOLO_STALL_ABORT_SECONDS", "", "0.5")]:
             with self.subTest(name=name, value=value):
