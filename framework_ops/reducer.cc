@@ -1,9 +1,11 @@
 #include "reducer.h"
 
+#include <fmt/format.h>
 #include <kolo/error.h>
 #include <kolo/ops.h>
 #include <torch/csrc/autograd/variable.h>
 #include <torch/torch.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <exception>
@@ -24,7 +26,10 @@ using Clock = core::Clock;
 /// For other ranks, also in the rounds of the optimizer's family.
 class DistributedOptimizer::Reducer::Waiting {
  public:
-  explicit Waiting(Reducer& reducer) : reducer_(reducer) {}
+  /// `where`: what the program has called.
+  Waiting(Reducer& reducer, std::string_view where)
+      : reducer_(reducer),
+        activity_(reducer.context_->waiters(), reducer.words_for(where), reducer.caller()) {}
   ~Waiting() {
     reducer_.exposed_ += Clock::now() - begin_;
     reducer_.record("wait", begin_);
@@ -34,6 +39,7 @@ class DistributedOptimizer::Reducer::Waiting {
 
  private:
   Reducer& reducer_;
+  const core::Waiters::Activity activity_;
   const Clock::time_point begin_ = Clock::now();
 };
 
@@ -201,7 +207,7 @@ void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bo
 void DistributedOptimizer::Reducer::call_others() { place_.family->call(); }
 
 void DistributedOptimizer::Reducer::finish_backward() {
-  const Waiting waiting(*this);
+  const Waiting waiting(*this, "backward");
   place_.family->call();
   place_.family->meet(ClosedIn::Backward);
 }
@@ -216,7 +222,7 @@ void DistributedOptimizer::Reducer::synchronize() {
     if (done && refused_.empty()) return;
     close_round(/*failed=*/false, ClosedIn::Synchronize);
   }
-  const Waiting waiting(*this);
+  const Waiting waiting(*this, "synchronize()");
   place_.family->call();
   place_.family->meet(ClosedIn::Synchronize);
 }
@@ -225,11 +231,13 @@ void DistributedOptimizer::Reducer::synchronize() {
 
 torch::Tensor DistributedOptimizer::Reducer::step(
     bool with_closure, const std::function<torch::Tensor()>& inner_step) {
+  trainer_ = gettid();
   if (!with_closure) reduce_local();
   if (equality_ != nullptr) equality_->note_step(step_);
   const Clock::time_point begin = Clock::now();
   torch::Tensor loss = inner_step();
   record("step", begin);
+  context_->waiters().note_step(step_);
   ++step_;
   round_ = 0;
   passes_ = 0;
@@ -241,7 +249,7 @@ torch::Tensor DistributedOptimizer::Reducer::step(
 torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& loss) {
   reduce_local();
   if (alone_ || !loss.defined()) return loss;
-  const Waiting waiting(*this);
+  const Waiting waiting(*this, "step()");
   return allreduce(loss.detach(),
                    {.name = prefix_ + "loss", .process_set = options_.process_set});
 }
@@ -264,7 +272,7 @@ void DistributedOptimizer::Reducer::reduce_local() {
     if (!closes && !latecomer_) return;
     if (closes) close_round(/*failed=*/false, ClosedIn::Step);
   }
-  const Waiting waiting(*this);
+  const Waiting waiting(*this, "step()");
   place_.family->meet_in_step(place_.number);
 }
 
@@ -283,7 +291,7 @@ void DistributedOptimizer::Reducer::tell_failure() {
     close_round(/*failed=*/true, ClosedIn::Step);
   }
   try {
-    const Waiting waiting(*this);
+    const Waiting waiting(*this, "step()");
     place_.family->meet_in_step(place_.number);
   } catch (const Error&) {
     // What it comes to is for the others: here the reason itself is on its way.
@@ -323,6 +331,21 @@ void DistributedOptimizer::Reducer::require_results() const {
 bool DistributedOptimizer::Reducer::any_replaced_average() const {
   return refused_.empty() && !latecomer_ &&
          std::ranges::any_of(gradients_, &RoundGradient::replaced);
+}
+
+/// See core::Waiters::Activity: on a GPU, LibTorch ends a backward on a thread of its own.
+std::optional<pid_t> DistributedOptimizer::Reducer::caller() const {
+  if (gettid() == trainer_) return std::nullopt;
+  const bool on_gpu = std::ranges::any_of(
+      gradients_, [](const RoundGradient& gradient) { return !gradient.parameter().is_cpu(); });
+  return on_gpu ? std::optional(trainer_) : std::nullopt;
+}
+
+/// For people: where this rank is.
+std::string DistributedOptimizer::Reducer::words_for(std::string_view where) const {
+  const core::PlanId number = id_.second / 2;
+  const std::string optimizer = number == 0 ? "" : fmt::format(" of optimizer{}", number);
+  return fmt::format("in {} of step {}{}", where, step_, optimizer);
 }
 
 void DistributedOptimizer::Reducer::record(std::string_view what, Clock::time_point begin) {

@@ -3,6 +3,7 @@
 /// Makes the gradients of all ranks one, while backward runs.
 
 #include <kolo/distributed_optimizer.h>
+#include <sys/types.h>
 
 #include <chrono>
 #include <cstdint>
@@ -179,6 +180,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
   Work submit(detail::Call call, const torch::Tensor& input) const;
+  std::string words_for(std::string_view where) const;
+  std::optional<pid_t> caller() const;
   void record(std::string_view what, core::Clock::time_point begin);
 
   const std::shared_ptr<core::Context> context_;
@@ -223,6 +226,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   /// In another optimizer's synchronize(): this one's has nothing to do.
   bool synchronized_ = false;
 
+  /// The thread that has called step() last.
+  pid_t trainer_ = 0;
   int no_sync_ = 0;
   /// Backward passes since the last step, and whether any has left something local.
   int passes_ = 0;

@@ -56,6 +56,9 @@ struct Config {
   /// KOLO_ALONE, 1 or 0: this process is the only rank, whoever has started it.
   bool alone = false;
 
+  /// A rank all of whose threads have waited so long for other ranks says so (engine/circle.h). For tests.
+  std::chrono::duration<double> circle_after = std::chrono::seconds(1);
+
   /// Reads `KOLO_*`. Fails, naming variable, value and what is accepted, on a value that makes no
   /// sense, and on an unknown KOLO_ variable, which would otherwise be a setting silently ignored. Those
   /// that Kubernetes makes for services called kolo, or kolo-something, are none.

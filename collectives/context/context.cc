@@ -74,7 +74,8 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   context->timeline_ = std::move(timeline).value();
   context->coordinator_ = std::make_unique<Coordinator>(
       config,
-      Coordinator::Planes{*context->planes_.control, *context->planes_.data, context->doorbell_},
+      Coordinator::Planes{*context->planes_.control, *context->planes_.data, context->doorbell_,
+                          agreement.value().early},
       baton, Coordinator::Trace{context->timeline_.get(), context->relay_.get()},
       *context->logger_);
   return context;

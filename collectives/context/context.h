@@ -74,6 +74,9 @@ class Context {
   /// Thread-safe.
   int take_number() { return next_number_++; }
 
+  /// The threads of this rank, and what they wait for. Thread-safe.
+  Waiters& waiters() { return coordinator_->waiters(); }
+
   /// Into the log. Thread-safe.
   void inform(const std::string& message);
   void warn(const std::string& message);

@@ -20,8 +20,10 @@ std::int64_t now_ns() {
       .count();
 }
 
+/// `early`: for what ranks say that wait for this one already.
 template <typename Expected>
-Result<std::pair<int, Expected>> wait_for(ControlPlane& control, Doorbell& doorbell) {
+Result<std::pair<int, Expected>> wait_for(ControlPlane& control, Doorbell& doorbell,
+                                          std::vector<Envelope>& early) {
   while (true) {
     Result<std::optional<Envelope>> envelope = control.receive();
     if (!envelope.ok()) return envelope.status();
@@ -33,6 +35,10 @@ Result<std::pair<int, Expected>> wait_for(ControlPlane& control, Doorbell& doorb
     if (!message.ok()) {
       return Status::error(fmt::format("from rank {}: {}", envelope.value()->source,
                                        message.status().message()));
+    }
+    if (std::holds_alternative<Blocked>(message.value())) {
+      early.push_back(std::move(*envelope.value()));
+      continue;
     }
     const auto* expected = std::get_if<Expected>(&message.value());
     if (expected == nullptr) return Status::error("unexpected message while ranks were starting");
@@ -70,8 +76,9 @@ Result<Agreement> gather_hellos(const Hello& own, ControlPlane& control, Doorbel
   const int size = control.topology().size;
   std::map<int, Hello> hellos = {{0, own}};
   Welcome welcome;
+  std::vector<Envelope> none;
   while (static_cast<int>(hellos.size()) < size && welcome.error.empty()) {
-    const auto hello = wait_for<Hello>(control, doorbell);
+    const auto hello = wait_for<Hello>(control, doorbell, none);
     if (hello.ok()) {
       hellos.insert(hello.value());
     } else {
@@ -88,8 +95,10 @@ Result<Agreement> gather_hellos(const Hello& own, ControlPlane& control, Doorbel
   }
   if (!told.ok()) return told;
   if (!welcome.error.empty()) return Status::error(welcome.error);
-  return Agreement{
-      .timeline_origin = Clock::time_point(std::chrono::nanoseconds(welcome.timeline_origin_ns))};
+  Agreement agreement;
+  agreement.timeline_origin =
+      Clock::time_point(std::chrono::nanoseconds(welcome.timeline_origin_ns));
+  return agreement;
 }
 
 }  // namespace
@@ -103,13 +112,16 @@ Result<Agreement> shake_hands(const Config& config, const Status& ready, Control
                   .gpu_over_mpi = config.gpu_over_mpi};
   if (topology.rank == 0) return gather_hellos(own, control, doorbell);
   if (Status status = control.send(0, encode(own)); !status.ok()) return status;
-  const auto welcome = wait_for<Welcome>(control, doorbell);
+  Agreement agreement;
+  const auto welcome = wait_for<Welcome>(control, doorbell, agreement.early);
   if (!welcome.ok()) return welcome.status();
   const Welcome& word = welcome.value().second;
   if (!word.error.empty()) return Status::error(word.error);
-  return Agreement{
-      .timeline_origin = Clock::time_point(std::chrono::nanoseconds(word.timeline_origin_ns)),
-      .clock_offset = std::chrono::nanoseconds(topology.with_rank_0 ? 0 : word.clock_ns - now_ns())};
+  agreement.timeline_origin = Clock::time_point(std::chrono::nanoseconds(word.timeline_origin_ns));
+  if (!topology.with_rank_0) {
+    agreement.clock_offset = std::chrono::nanoseconds(word.clock_ns - now_ns());
+  }
+  return agreement;
 }
 
 }  // namespace kolo::core

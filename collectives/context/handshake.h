@@ -3,6 +3,7 @@
 /// The first words between ranks, before the coordinator starts.
 
 #include <chrono>
+#include <vector>
 
 #include "base/config.h"
 #include "base/doorbell.h"
@@ -17,6 +18,8 @@ struct Agreement {
   /// Added to this rank's clock to get rank 0's, as near as one message tells; 0 on rank 0's host,
   /// where all processes have the same clock.
   std::chrono::nanoseconds clock_offset{0};
+  /// What ranks that have started already have said besides.
+  std::vector<Envelope> early;
 };
 
 /// Collective: returns when all ranks have called it. Fails on every rank when one is not `ready`, or

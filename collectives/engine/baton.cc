@@ -25,6 +25,7 @@ bool Baton::take_if_idle() {
 }
 
 void Baton::await(const Work& work) {
+  const Waiters::Waiting waiting(waiters_, work);
   std::unique_lock lock(mutex_);
   while (!work.done()) {
     if (state_ == State::Nobody && !closed_) {

@@ -29,6 +29,7 @@
 #include <mutex>
 
 #include "base/doorbell.h"
+#include "engine/waiters.h"
 
 namespace kolo::core {
 
@@ -74,6 +75,9 @@ class Baton {
   /// From now on only the thread gets the baton.
   void close();
 
+  /// Who waits for operations.
+  Waiters& waiters() { return waiters_; }
+
   /// By the thread: returns with the baton when there is work.
   void take();
   void give_back();
@@ -85,6 +89,7 @@ class Baton {
   void wake_next();
 
   Doorbell& doorbell_;
+  Waiters waiters_;
   Holder* holder_ = nullptr;
   std::atomic<bool> recalled_ = false;  // written under mutex_
 

@@ -34,6 +34,9 @@ constexpr Executor::Looks kLooksInCrowd{.most = 4, .gives_way = true};
 constexpr int kSleepFraction = 8;
 constexpr auto kShortestSleep = microseconds(20);
 constexpr auto kLongestSleep = milliseconds(5);
+/// An operation that fails waits so long, and for as many looks, to hear that another rank is the cause.
+constexpr auto kHearsay = milliseconds(100);
+constexpr int kHearsayLooks = 20;
 
 /// What `work` gives, or an error when there is not enough memory for it.
 template <typename Work>
@@ -66,7 +69,15 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
             [this](std::span<const int> ranks, const Message& message) {
               return send(ranks, message);
             }),
-      stalls_(config, rank_, logger) {
+      stalls_(config, rank_, logger),
+      circles_(config, rank_, baton_->waiters(), sets_,
+               [this](std::span<const int> ranks, const Message& message) {
+                 return send(ranks, message);
+               }) {
+  for (const Envelope& envelope : planes.early) {
+    const Result<Message> message = decode(envelope.bytes);
+    if (message.ok()) (void)circles_.handle(envelope.source, std::get<Blocked>(message.value()));
+  }
   baton_->serve(*this);
   thread_ = std::thread([this] { run_thread(); });
 }
@@ -75,6 +86,8 @@ Coordinator::~Coordinator() { leave(); }
 
 void Coordinator::submit(SubmissionPtr submission) {
   const bool awaited = submission->awaited;
+  // A plan's are also submitted by threads of LibTorch's.
+  if (submission->plan == 0) waiters().count_caller();
   submission->work->work_with(baton_);
   {
     const std::lock_guard lock(mutex_);
@@ -89,15 +102,18 @@ void Coordinator::submit(SubmissionPtr submission) {
 }
 
 Executor::RunNow Coordinator::run_now(const BlockingAllreduce& allreduce) {
+  waiters().count_caller();
   if (!baton_->take_if_idle()) return {};
   const DefaultArithmetic arithmetic;
   Result<Executor::RunNow> ran = within_memory(
       [&] { return sets_.run_now(allreduce, crowded_ ? kLooksInCrowd : kLooksAtOnce); });
   if (!ran.ok()) {
-    fail_run_now(ran.status().message());
+    suspicion_ = {ran.status(), Clock::now() + kHearsay};
   } else if (ran.value().state == Executor::RunNow::State::Late) {
+    const Work& work = *ran.value().work;
     ran.value().work->work_with(baton_);
-    run(ran.value().work.get());
+    const Waiters::Waiting waiting(waiters(), work);
+    run(&work);
   }
   baton_->give_back();
   return ran.ok() ? std::move(ran).value() : Executor::RunNow();
@@ -182,26 +198,37 @@ Result<bool> Coordinator::advance() {
   if (!answered.ok()) return answered;
   const Result<bool> released = release_members();
   if (!released.ok()) return released;
-  const Result<bool> progressed = executor_.progress();
-  if (!progressed.ok()) {
-    // It may be the consequence of another rank's failure, or of a leave, which has been told
-    // before.
-    const Result<bool> told = receive();
-    if (!told.ok() || !executor_.failure_is_moot()) return progressed;
-    return true;
-  }
+  const Result<bool> progressed = progress();
+  if (!progressed.ok()) return progressed;
   if (Status status = sets_.hand_in_again(executor_.take_declined(), now_); !status.ok()) {
     return status;
   }
   if (Status status = report_stalls(); !status.ok()) return status;
+  if (Status status = watch_circles(); !status.ok()) return status;
   return taken.value() || received.value() || answered.value() || released.value() ||
          progressed.value();
+}
+
+/// What fails may be the consequence of another rank's failure, or of a leave, of which this rank has
+/// yet to hear.
+Result<bool> Coordinator::progress() {
+  if (!suspicion_) {
+    const Result<bool> progressed = executor_.progress();
+    if (progressed.ok()) return progressed;
+    suspicion_ = {progressed.status(), Clock::now() + kHearsay};
+  }
+  if (!failure_.empty() || executor_.failure_is_moot()) {
+    suspicion_.reset();
+    return true;
+  }
+  if (++suspicion_->looks < kHearsayLooks || now_ < suspicion_->until) return false;
+  return std::exchange(suspicion_, std::nullopt)->status;
 }
 
 /// Whether anything can come from other ranks that somebody waits for.
 bool Coordinator::expecting() const {
   if (!failure_.empty()) return control_.sending();
-  return sets_.expecting() || leaving_ || control_.sending() || !executor_.idle();
+  return suspicion_ || sets_.expecting() || leaving_ || control_.sending() || !executor_.idle();
 }
 
 /// After so many looks in vain, in that time.
@@ -211,7 +238,9 @@ void Coordinator::pause(Clock::duration idle, int looks, bool calling) {
     if (!calling || crowded_) std::this_thread::yield();
     return;
   }
-  if (control_.rings() && data_.rings()) return doorbell_.wait_for(StallMonitor::kInterval);
+  if (control_.rings() && data_.rings() && !suspicion_) {
+    return doorbell_.wait_for(std::min<nanoseconds>(StallMonitor::kInterval, circles_.interval()));
+  }
   doorbell_.wait_for(std::clamp<nanoseconds>(idle / kSleepFraction, kShortestSleep, kLongestSleep));
 }
 
@@ -243,7 +272,7 @@ Result<bool> Coordinator::take_submissions() {
 /// After what was submitted of the plan. A failure has ended it already.
 Status Coordinator::tell_end(ChannelId plan) {
   if (!failure_.empty()) return {};
-  const PlanEnd plan_end{rank_, plans_.progress(plan)};
+  const PlanEnd plan_end{rank_, plans_.end_here(plan)};
   const int leader = sets_.all().at(process_set_of(plan)).leader();
   return leader == rank_ ? handle(rank_, plan_end) : send(leader, plan_end);
 }
@@ -262,11 +291,16 @@ Status Coordinator::begin_leaving() {
   std::set<int> leaders;
   for (const auto& [id, set] : sets_.all()) leaders.insert(set.leader());
   leaders.erase(rank_);
-  // Who leaves because of a failure must not look like the cause of it.
   const Leave leave{plans_.progress()};
-  const Message farewell = failure_.empty() ? Message(leave) : Message(Failure{failure_});
+  if (!failure_.empty()) {
+    // Who leaves because of a failure must not look like the cause of it.
+    for (int rank = 0; rank < control_.topology().size; ++rank) {
+      if (Status status = send(rank, Failure{failure_}); !status.ok()) return status;
+    }
+    return handle(rank_, leave);
+  }
   for (const int leader : leaders) {
-    if (Status status = send(leader, farewell); !status.ok()) return status;
+    if (Status status = send(leader, leave); !status.ok()) return status;
   }
   return handle(rank_, leave);
 }
@@ -291,6 +325,9 @@ Result<bool> Coordinator::receive() {
         [&]<typename M>(const M& m) {
           if constexpr (std::is_same_v<M, RequestList>) {
             return handle(source, std::shared_ptr<const M>(message, &m));
+          } else if constexpr (std::is_same_v<M, Blocked> || std::is_same_v<M, CircleQuestion> ||
+                               std::is_same_v<M, CircleAnswer>) {
+            return circles_.handle(source, m);
           } else {
             return handle(source, m);
           }
@@ -383,10 +420,22 @@ Result<bool> Coordinator::release_members() {
 
 Status Coordinator::report_stalls() {
   const Result<StallMonitor::Notices> notices = stalls_.check(sets_.all(), executor_, now_);
-  if (!notices.ok()) return notices.status();
+  if (!notices.ok()) {
+    // Not this rank has failed: it has waited for others.
+    fail_everywhere(notices.status().message());
+    return {};
+  }
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;
   }
+  return {};
+}
+
+Status Coordinator::watch_circles() {
+  if (!failure_.empty() || !circles_.due(now_)) return {};
+  const Result<std::optional<std::string>> circle = circles_.look(now_, leaving_);
+  if (!circle.ok()) return circle.status();
+  if (circle.value()) fail_everywhere(*circle.value());
   return {};
 }
 
@@ -401,21 +450,18 @@ Status Coordinator::send(std::span<const int> destinations, const Message& messa
   return result;
 }
 
-/// What has failed here fails everywhere, in the same words.
-void Coordinator::fail_all(const std::string& reason) {
-  const Failure failure{fmt::format("rank {} has failed: {}", rank_, reason)};
+/// In the same words on all ranks.
+void Coordinator::fail_everywhere(const std::string& reason) {
   for (int rank = 0; failure_.empty() && rank < control_.topology().size; ++rank) {
     // Best effort: the plane that would carry the news may be what has failed.
-    if (rank != rank_) (void)send(rank, failure);
+    if (rank != rank_) (void)send(rank, Failure{reason});
   }
-  fail(failure.reason);
+  fail(reason);
 }
 
-/// It may be the consequence of a leave, which has been told before.
-void Coordinator::fail_run_now(const std::string& reason) noexcept {
-  now_ = Clock::now();
-  const Result<bool> told = receive();
-  if (!told.ok() || !executor_.failure_is_moot()) fail_all(reason);
+/// This rank's own failure is all ranks'.
+void Coordinator::fail_all(const std::string& reason) {
+  fail_everywhere(fmt::format("rank {} has failed: {}", rank_, reason));
 }
 
 /// The first failure wins, and lasts.

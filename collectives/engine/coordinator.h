@@ -30,6 +30,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -43,6 +44,7 @@
 #include "data/data_plane.h"
 #include "engine/baton.h"
 #include "engine/blocking_allreduce.h"
+#include "engine/circle_watch.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
 #include "engine/plans.h"
@@ -62,6 +64,8 @@ class Coordinator final : private Baton::Holder {
     DataPlane& data;
     /// What the planes ring.
     Doorbell& doorbell;
+    /// What ranks that had started before have said: Blocked.
+    std::vector<Envelope> early = {};
   };
 
   /// What is recorded, and, on another host than rank 0's, the relay that it goes through. May be
@@ -92,12 +96,17 @@ class Coordinator final : private Baton::Holder {
   /// Returns when all ranks have left. Thread-safe, idempotent.
   void leave();
 
+  /// Of this rank. Thread-safe.
+  Waiters& waiters() { return baton_->waiters(); }
+
  private:
   void run_thread();
   void run(const Work* awaited) noexcept override;
   bool has_work() override;
   bool finished() const;
   Result<bool> advance();
+
+  Result<bool> progress();
 
   Result<bool> take_submissions();
   Status tell_end(ChannelId plan);
@@ -119,10 +128,11 @@ class Coordinator final : private Baton::Holder {
 
   Result<bool> release_members();
   Status report_stalls();
+  Status watch_circles();
   Status send(std::span<const int> destinations, const Message& message);
   Status send(int destination, const Message& message) { return send({&destination, 1}, message); }
+  void fail_everywhere(const std::string& reason);
   void fail_all(const std::string& reason);
-  void fail_run_now(const std::string& reason) noexcept;
   void fail(const std::string& reason);
   bool expecting() const;
   void pause(Clock::duration idle, int looks, bool calling);
@@ -141,6 +151,7 @@ class Coordinator final : private Baton::Holder {
   Plans plans_;
   ProcessSets sets_;
   StallMonitor stalls_;
+  CircleWatch circles_;
 
   std::mutex mutex_;
   std::vector<SubmissionPtr> submitted_;  // guarded by mutex_
@@ -156,6 +167,13 @@ class Coordinator final : private Baton::Holder {
   Clock::time_point now_ = Clock::now();
   Decoder decode_;
   std::string failure_;
+  /// An operation has failed, and until then its cause may be told.
+  struct Suspicion {
+    Status status;
+    Clock::time_point until;
+    int looks = 0;
+  };
+  std::optional<Suspicion> suspicion_;
   bool leaving_ = false;
   /// Sets for which AllLeft has come, or was sent.
   std::set<ChannelId> all_left_;

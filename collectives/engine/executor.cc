@@ -321,6 +321,23 @@ std::vector<PlanProgress> Executor::enqueued() const {
   return progress;
 }
 
+std::optional<Executor::Place> Executor::find(const Work* work) const {
+  std::optional<Place> place;
+  const auto look_in = [&](ChannelId id, const auto& groups) {
+    for (const Group& group : groups) {
+      for (const AgreedSubmission& tensor : group.tensors) {
+        if (group.delivered || tensor.submission->work.get() != work) continue;
+        place = {id, group.sequence, &tensor.submission->request};
+      }
+    }
+  };
+  for (const auto& [id, channel] : channels_) {
+    look_in(id, channel.queued);
+    look_in(id, channel.in_flight);
+  }
+  return place;
+}
+
 void Executor::end(ChannelId id, std::uint64_t operations, const std::string& reason) {
   Channel& channel = channels_.at(id);
   if (operations >= channel.end) return;

@@ -9,6 +9,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -80,6 +81,14 @@ class Executor {
   /// closed.
   bool contains(ChannelId channel) const;
   std::vector<PlanProgress> enqueued() const;
+
+  struct Place {
+    ChannelId channel = 0;
+    std::uint64_t sequence = 0;
+    const Request* request = nullptr;
+  };
+  /// Where this operation is that is not done; nothing when it is not here.
+  std::optional<Place> find(const Work* work) const;
 
   /// Operations of `channel` from number `operations` on fail with this reason, now and later: a
   /// member will not start them. Without a reason, take_declined() gives them.

@@ -13,8 +13,9 @@
 namespace kolo::core {
 namespace {
 
-std::string left_error(const Request& request, int rank) {
-  return fmt::format("{}: {}", label(request), departure_error(rank));
+std::string left_error(const Request& request, int rank, bool submitted) {
+  return fmt::format("{}: {}", label(request),
+                     submitted ? withdrawal_error(rank) : departure_error(rank));
 }
 
 /// Whether agreeing on it takes no more than that all ask for the same.
@@ -121,7 +122,7 @@ Negotiator::Operation& Negotiator::operation_for(std::size_t member, const Reque
   if (ragged) operation.rows.resize(ranks_.size());
   for (const int gone : left_) {
     count(operation, member_of(gone));
-    fail(operation, left_error(request, gone));
+    fail(operation, left_error(request, gone, /*submitted=*/false));
   }
   return operations.emplace_back(std::move(operation));
 }
@@ -200,7 +201,7 @@ void Negotiator::leave(int rank) {
   for (auto& [name, operations] : operations_) {
     names.push_back(name);
     for (Operation& operation : operations) {
-      fail(operation, left_error(operation.first, rank));
+      fail(operation, left_error(operation.first, rank, operation.submitted[member]));
       if (!operation.submitted[member]) count(operation, member);
     }
   }

@@ -32,10 +32,18 @@ std::vector<PlanProgress> Plans::progress() const {
   return plans;
 }
 
-PlanProgress Plans::progress(ChannelId plan) const {
+PlanProgress Plans::progress(ChannelId plan) const { return {plan, submitted(plan).value_or(0)}; }
+
+std::optional<std::uint64_t> Plans::submitted(ChannelId plan) const {
   const std::vector<PlanProgress> plans = progress();
   const auto found = std::ranges::find(plans, plan, &PlanProgress::channel);
-  return found != plans.end() ? *found : PlanProgress{plan, 0};
+  if (found == plans.end()) return std::nullopt;
+  return found->operations;
+}
+
+PlanProgress Plans::end_here(ChannelId plan) {
+  ended_here_.insert(plan);
+  return progress(plan);
 }
 
 void Plans::end(const PlanEnd& plan_end, const Channel& set) {

@@ -3,6 +3,8 @@
 /// Operations that all members of a process set submit in the same order, without asking each other.
 
 #include <map>
+#include <optional>
+#include <set>
 #include <vector>
 
 #include "engine/channel.h"
@@ -38,6 +40,11 @@ class Plans {
   /// that it has left because a member declined, it has nothing any more.
   std::vector<PlanProgress> progress() const;
   PlanProgress progress(ChannelId plan) const;
+  std::optional<std::uint64_t> submitted(ChannelId plan) const;
+
+  /// From now on this rank submits nothing more of the plan. Gives what it has.
+  PlanProgress end_here(ChannelId plan);
+  bool has_ended_here(ChannelId plan) const { return ended_here_.contains(plan); }
 
   /// Ends the plans of a set where this member has, also those of which nothing was submitted yet.
   void end(const MemberLeft& member_left);
@@ -55,6 +62,7 @@ class Plans {
   std::map<ChannelId, std::vector<MemberLeft>> departures_;
   /// By plan, as long as not all members have ended it.
   std::map<ChannelId, std::vector<PlanEnd>> ends_;
+  std::set<ChannelId> ended_here_;
 };
 
 }  // namespace kolo::core

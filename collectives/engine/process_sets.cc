@@ -101,6 +101,7 @@ Status ProcessSets::hand_in_again(std::vector<SubmissionPtr> declined, Clock::ti
 
 /// Checks what can be checked here, and puts the request into the outbox.
 void ProcessSets::take(SubmissionPtr taken, Outbox& outbox, Clock::time_point now) {
+  ++changes_;
   Submission& submission = *taken;
   const auto refuse = [&submission](const std::string& reason) {
     submission.work->complete(
@@ -154,6 +155,8 @@ void ProcessSets::take_turns(Outbox& outbox) {
 
 /// Puts it into the outbox. If its name recurs, that is over.
 Request& ProcessSets::ask(ChannelId id, Channel& channel, const Request& request, Outbox& outbox) {
+  ++changes_;
+  if (!request.refusal.empty()) ++channel.failures[request.name];
   if (const auto* const recurring = channel.recurring.find(request.name); recurring != nullptr) {
     plans_.start(make_submission({.channel = id,
                                   .plan = recurring->plan,
@@ -174,6 +177,48 @@ bool ProcessSets::expecting() const {
     return !channel.pending.empty() ||
            (channel.negotiator != nullptr && channel.negotiator->expects_members());
   });
+}
+
+std::optional<AwaitedOperation> ProcessSets::find(const Work* work) const {
+  for (const auto& [id, channel] : channels_) {
+    for (const auto& [name, submission] : channel.pending) {
+      if (submission->work.get() != work) continue;
+      return AwaitedOperation{.channel = id,
+                              .name = submission->request.name,
+                              .number = channel.go_aheads,
+                              .failures = channel.failures_of(submission->request.name),
+                              .ranks = channel.ranks,
+                              .words = spoken(submission->request)};
+    }
+  }
+  const std::optional<Executor::Place> place = executor_.find(work);
+  // What was agreed on, all have submitted. Where this rank ends a plan, so do its operations.
+  if (!place || place->channel < kMostProcessSets || plans_.has_ended_here(place->channel)) {
+    return std::nullopt;
+  }
+  return AwaitedOperation{.channel = place->channel,
+                          .name = {},
+                          .number = place->sequence,
+                          .failures = 0,
+                          .ranks = channels_.at(process_set_of(place->channel)).ranks,
+                          .words = spoken(*place->request)};
+}
+
+bool ProcessSets::lacks(const AwaitedOperation& operation) const {
+  const auto set = channels_.find(process_set_of(operation.channel));
+  // News are on their way: of the set, or of what is done before a refusal takes its turn.
+  if (set == channels_.end() || !refused_.empty()) return false;
+  const Channel& channel = set->second;
+  if (!operation.name.empty()) {
+    if (operation.number != channel.go_aheads) return false;
+    const std::uint64_t pending = channel.pending.contains(operation.name) ? 1 : 0;
+    return channel.failures_of(operation.name) + pending <= operation.failures;
+  }
+  const ChannelId plan = operation.channel;
+  if (plans_.has_ended_here(plan)) return false;
+  if (const auto submitted = plans_.submitted(plan)) return *submitted <= operation.number;
+  // Nothing of it was submitted; unless it is a name's that this rank does not use any more.
+  return !belongs_to_name(plan) || channel.recurring.has(plan / kMostProcessSets);
 }
 
 void ProcessSets::end(const std::string& error) {
@@ -257,6 +302,7 @@ std::vector<ChannelId> ProcessSets::leave(int rank) {
 /// Ends the operations that failed, and hands the others to the executor as one batch.
 Status ProcessSets::execute(ChannelId id, Channel& channel,
                             const std::vector<Response>& responses) {
+  ++changes_;
   std::vector<AgreedSubmission> batch;
   for (const Response& response : responses) {
     const auto found = channel.pending.find(response.name);
@@ -268,9 +314,11 @@ Status ProcessSets::execute(ChannelId id, Channel& channel,
     channel.pending.erase(found);
     const Submission& submission = *owned;
     if (!response.error.empty()) {
+      ++channel.failures[response.name];
       submission.work->complete(Status::error(response.error));
       continue;
     }
+    ++channel.go_aheads;
     if (trace_ != nullptr) trace_->negotiated(submission, Clock::now());
     if (response.plan != 0) channel.recurring.add(submission.request, response.plan);
     switch (submission.request.kind) {

@@ -18,6 +18,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -77,6 +78,13 @@ class ProcessSets {
   /// Whether somebody here waits for what other ranks submit or answer.
   bool expecting() const;
 
+  /// An operation that this rank waits for, if others have to take part in it before it is done; see circle.h.
+  std::optional<AwaitedOperation> find(const Work* work) const;
+  /// Grows whenever something is submitted here, or an answer comes.
+  std::uint64_t changes() const { return changes_; }
+  /// Whether this rank has yet to submit that operation of another rank.
+  bool lacks(const AwaitedOperation& operation) const;
+
   std::map<ChannelId, Channel>& all() { return channels_; }
   const std::map<ChannelId, Channel>& all() const { return channels_; }
 
@@ -117,6 +125,7 @@ class ProcessSets {
   /// In the order in which they came; those of names that are in use have yet to be told.
   std::vector<Refused> refused_;
   std::set<int> left_;
+  std::uint64_t changes_ = 0;
   /// The error given to end().
   std::string end_;
 };

@@ -1,5 +1,7 @@
 #include "engine/recurrence.h"
 
+#include <algorithm>
+
 namespace kolo::core {
 namespace {
 
@@ -29,6 +31,10 @@ PlanId RecurrenceFinder::find(const Request& request, bool all_wait) {
 
 void RecurringNames::add(const Request& request, PlanId plan) {
   names_[request.name] = {.request = request, .plan = plan};
+}
+
+bool RecurringNames::has(PlanId plan) const {
+  return std::ranges::any_of(names_, [plan](const auto& entry) { return entry.second.plan == plan; });
 }
 
 RecurringNames::Name* RecurringNames::find(std::string_view name) {

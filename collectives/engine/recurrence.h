@@ -67,6 +67,8 @@ class RecurringNames {
   /// Null when it does not recur.
   Name* find(std::string_view name);
   void remove(const std::string& name) { names_.erase(name); }
+  /// Whether a name has this plan.
+  bool has(PlanId plan) const;
 
  private:
   /// So that a name can be found that nobody has made a string of.

@@ -17,6 +17,9 @@ using Stall = Negotiator::Stall;
 /// Members wait this much longer than a leader would.
 constexpr double kPatience = 1.25;
 
+constexpr auto kHowToEnd =
+    "(They are waited for; KOLO_STALL_ABORT_SECONDS makes it an error after that time.)";
+
 }  // namespace
 
 StallMonitor::StallMonitor(const Config& config, int rank, spdlog::logger& logger)
@@ -61,8 +64,8 @@ Status StallMonitor::check_started(const Executor& executor, Clock::time_point n
     last_report_ = now;
     if (stall.present.front() != rank_) continue;
     logger_.warn("stalled: rank(s) {} have not come to {} ({:.1f} s), for which others wait. Are they "
-                 "slow, or on another path of the program?",
-                 fmt::join(stall.missing, ", "), stall.operation, stall.age.count());
+                 "slow, or on another path of the program? {}",
+                 fmt::join(stall.missing, ", "), stall.operation, stall.age.count(), kHowToEnd);
   }
   return {};
 }
@@ -93,8 +96,8 @@ void StallMonitor::warn(ChannelId id, Channel& channel, Clock::time_point now,
   }
   for (const auto& [missing, operations] : by_missing) {
     logger_.warn("stalled: rank(s) {} have not submitted {}, for which others wait. Are they slow, "
-                 "or on another path of the program?",
-                 fmt::join(missing, ", "), fmt::join(operations, ", "));
+                 "or on another path of the program? {}",
+                 fmt::join(missing, ", "), fmt::join(operations, ", "), kHowToEnd);
   }
   waiting.erase(rank_);
   for (const int rank : waiting) notices.emplace_back(rank, StallNotice{id});
@@ -119,8 +122,8 @@ void StallMonitor::warn_of_leader(Channel& channel, Clock::time_point now) const
     names.push_back(label(submission->request));
   }
   std::ranges::sort(names);
-  logger_.warn("stalled: rank {} has not submitted {}, for which rank {} waits", channel.leader(),
-               fmt::join(names, ", "), rank_);
+  logger_.warn("stalled: rank {} has not submitted {}, for which rank {} waits. {}",
+               channel.leader(), fmt::join(names, ", "), rank_, kHowToEnd);
 }
 
 }  // namespace kolo::core

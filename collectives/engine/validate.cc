@@ -103,6 +103,13 @@ std::string departure_error(int rank) {
       rank);
 }
 
+std::string withdrawal_error(int rank) {
+  return fmt::format(
+      "rank {} has shut down Kolo (or ended) after submitting it, before all ranks had. Wait for what was "
+      "submitted before shutdown().",
+      rank);
+}
+
 std::string plan_end_error(int rank) {
   return fmt::format(
       "rank {} has destroyed its optimizer without taking part, or an exception there has. Every rank "

@@ -20,6 +20,9 @@ std::string find_mismatch(const Request& first, int first_rank, const Request& o
 /// Why an operation fails that a rank has left without.
 std::string departure_error(int rank);
 
+/// The same of one that it had submitted.
+std::string withdrawal_error(int rank);
+
 /// Why an operation of a plan fails that a rank has ended without.
 std::string plan_end_error(int rank);
 

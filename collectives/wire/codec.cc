@@ -34,6 +34,7 @@ class Writer {
   void operator()(const Request& request) { fields(*this, request); }
   void operator()(const Response& response) { fields(*this, response); }
   void operator()(const PlanProgress& progress) { fields(*this, progress); }
+  void operator()(const AwaitedOperation& operation) { fields(*this, operation); }
 
   template <typename Visitor, typename R>
   static void fields(Visitor& visit, R& r) {
@@ -53,6 +54,13 @@ class Writer {
     } else if constexpr (std::is_same_v<std::remove_const_t<R>, PlanProgress>) {
       visit(r.channel);
       visit(r.operations);
+    } else if constexpr (std::is_same_v<std::remove_const_t<R>, AwaitedOperation>) {
+      visit(r.channel);
+      visit(r.name);
+      visit(r.number);
+      visit(r.failures);
+      visit(r.ranks);
+      visit(r.words);
     } else {
       static_assert(std::is_same_v<std::remove_const_t<R>, Response>);
       visit(r.name);
@@ -113,6 +121,7 @@ class Reader {
   void operator()(Request& request) { Writer::fields(*this, request); }
   void operator()(Response& response) { Writer::fields(*this, response); }
   void operator()(PlanProgress& progress) { Writer::fields(*this, progress); }
+  void operator()(AwaitedOperation& operation) { Writer::fields(*this, operation); }
 
   bool finished() const { return !failed_ && bytes_.empty(); }
 
@@ -180,6 +189,17 @@ void message_fields(Visitor& visit, M& message) {
     visit(message.timeline_origin_ns);
   } else if constexpr (std::is_same_v<Kind, TraceLines>) {
     visit(message.lines);
+  } else if constexpr (std::is_same_v<Kind, Blocked>) {
+    visit(message.epoch);
+    visit(message.operations);
+  } else if constexpr (std::is_same_v<Kind, CircleQuestion>) {
+    visit(message.number);
+    visit(message.epoch);
+    visit(message.operations);
+  } else if constexpr (std::is_same_v<Kind, CircleAnswer>) {
+    visit(message.number);
+    visit(message.waits);
+    visit(message.lacks);
   } else {
     static_assert(std::is_empty_v<Kind>);
   }

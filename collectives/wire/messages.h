@@ -35,6 +35,8 @@ struct Request {
 
 /// As messages name it: "allreduce 'loss'".
 std::string label(const Request& request);
+/// As people are told where a rank is: "in all-reduce 'loss'".
+std::string spoken(const Request& request);
 
 /// The leader's word on one operation: go ahead, or why not.
 struct Response {
@@ -149,7 +151,56 @@ struct TraceLines {
   bool operator==(const TraceLines&) const = default;
 };
 
-using Message = std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello,
-                             Welcome, TraceLines, MemberLeft, PlanEnd>;
+/// An operation that a rank waits for, so that every member can say whether it has submitted it
+/// (engine/circle.h).
+struct AwaitedOperation {
+  /// Of its process set, or of its plan.
+  ChannelId channel = kWorldChannel;
+  /// Empty: of a plan.
+  std::string name;
+  /// In a plan: its number there. Else: how often the rank has heard "go ahead" in the process set.
+  std::uint64_t number = 0;
+  /// How many operations of this name have failed on the rank.
+  std::uint64_t failures = 0;
+  /// Global ranks of its members, ascending.
+  std::vector<std::int32_t> ranks;
+  /// For people: "in barrier 'b' after step 3".
+  std::string words;
+
+  bool operator==(const AwaitedOperation&) const = default;
+};
+
+/// "All threads here wait": to each lower rank.
+struct Blocked {
+  /// As long as it stays the same, so does what the rank waits for.
+  std::uint64_t epoch = 0;
+  /// One for each thread.
+  std::vector<AwaitedOperation> operations;
+
+  bool operator==(const Blocked&) const = default;
+};
+
+/// "Do you still wait, since you have said so with this epoch? Which of these have you not submitted?"
+struct CircleQuestion {
+  std::uint64_t number = 0;
+  std::uint64_t epoch = 0;
+  std::vector<AwaitedOperation> operations;
+
+  bool operator==(const CircleQuestion&) const = default;
+};
+
+struct CircleAnswer {
+  /// The question's.
+  std::uint64_t number = 0;
+  bool waits = false;
+  /// By operation: 1 where this rank has not submitted it.
+  std::vector<std::uint8_t> lacks;
+
+  bool operator==(const CircleAnswer&) const = default;
+};
+
+using Message =
+    std::variant<RequestList, ResponseList, Leave, AllLeft, Failure, StallNotice, Hello, Welcome,
+                 TraceLines, MemberLeft, PlanEnd, Blocked, CircleQuestion, CircleAnswer>;
 
 }  // namespace kolo::core

@@ -102,6 +102,24 @@ void fill(Hello& m) {
 void fill(Welcome& m) { m = {any_text(), any_int64(), any_int64()}; }
 void fill(TraceLines& m) { m = {any_text()}; }
 
+AwaitedOperation any_operation() {
+  return {.channel = any_channel(),
+          .name = any_text(),
+          .number = *rc::gen::arbitrary<std::uint64_t>(),
+          .failures = *rc::gen::arbitrary<std::uint64_t>(),
+          .ranks = *rc::gen::arbitrary<std::vector<std::int32_t>>(),
+          .words = any_text()};
+}
+void fill(Blocked& m) { m = {*rc::gen::arbitrary<std::uint64_t>(), some(any_operation)}; }
+void fill(CircleQuestion& m) {
+  m = {*rc::gen::arbitrary<std::uint64_t>(), *rc::gen::arbitrary<std::uint64_t>(),
+       some(any_operation)};
+}
+void fill(CircleAnswer& m) {
+  m = {*rc::gen::arbitrary<std::uint64_t>(), *rc::gen::arbitrary<bool>(),
+       *rc::gen::arbitrary<std::vector<std::uint8_t>>()};
+}
+
 /// Of alternative number `kind`.
 template <std::size_t I = 0>
 Message any_message(std::size_t kind) {

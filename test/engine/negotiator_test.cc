@@ -303,7 +303,10 @@ TEST_F(NegotiatorTest, LeavingFailsWhatWaits) {
   add(7, request("b"));
   negotiator_.leave(7);
   EXPECT_THAT(replies(), ElementsAre(Names{"!a"}, Names{"!a"}, Names{"!b"}));
-  EXPECT_THAT(replies_[0][0].error, AllOf(HasSubstr("allreduce 'a'"), HasSubstr("rank 7")));
+  EXPECT_THAT(replies_[0][0].error,
+              AllOf(HasSubstr("allreduce 'a': rank 7 has shut down"), HasSubstr("without taking part")));
+  EXPECT_THAT(replies_[2][0].error,
+              HasSubstr("allreduce 'b': rank 7 has shut down Kolo (or ended) after submitting it"));
   // Those that come later.
   add(2, request("b"));
   add(5, request("b"));

@@ -190,7 +190,7 @@ oracle::Bytes Call::rows_of(const oracle::Bytes& tensor, const std::vector<std::
 }
 
 void Call::check() const {
-  const Status status = work_ == nullptr ? ended_ : work_->wait();
+  const Status status = wait();
   ASSERT_TRUE(status.ok()) << status.message();
   if (recipe_.kind == CollectiveKind::Barrier) return;
   // What was run is in place on the CPU.

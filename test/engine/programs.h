@@ -58,6 +58,9 @@ class Call {
 
   const Work& work() const { return *work_; }
 
+  /// Waits as users do, and says how it went.
+  Status wait() const { return work_ == nullptr ? ended_ : work_->wait(); }
+
   /// Waits, for the GPU as well; the result must be the right one.
   void check() const;
 
