@@ -17,8 +17,8 @@ namespace kolo {
 /// first, ends the process as ever.
 ///
 /// Collective: every rank of the process set calls it, as often as the others, in the same order as
-/// its other collectives. It costs a blocking all-reduce of one byte: some microseconds within a host,
-/// a latency of the network between hosts.
+/// its other collectives. It costs a blocking all-reduce of one byte: some microseconds within a
+/// host, a latency of the network between hosts.
 ///
 /// @throws kolo::Error before init() and after shutdown().
 bool stop_requested(const ProcessSet& process_set = {});
