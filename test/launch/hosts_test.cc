@@ -22,13 +22,22 @@ TEST(ParseHosts, ReadsNamesAndSlots) {
   EXPECT_EQ(parse_hosts("10.0.0.1:4,b"), (Hosts{{"10.0.0.1", 4}, {"b", 1}}));
 }
 
+TEST(ParseHosts, ReadsIpv6Addresses) {
+  const Hosts hosts{{"::1", 2}, {"fe80::1", 1}};
+  EXPECT_EQ(parse_hosts("[::1]:2,[fe80::1]"), hosts);
+  EXPECT_EQ(from_file("[::1] slots=2\n[fe80::1]:1\n"), hosts);
+  EXPECT_EQ(to_string(hosts), "[::1]:2,[fe80::1]:1");
+  EXPECT_TRUE(is_ipv6(hosts[0]));
+  EXPECT_FALSE(is_ipv6({"node1", 1}));
+}
+
 TEST(ParseHosts, AddsUpAHostNamedTwice) {
   EXPECT_EQ(parse_hosts("a:2,b,a"), (Hosts{{"a", 3}, {"b", 1}}));
 }
 
 TEST(ParseHosts, RefusesMalformedOnes) {
   for (const auto* text : {"", ",", "a,", ",a", "a,,b", ":2", "a:", "a:0", "a:-1", "a:x", "a:1:2",
-                           "a b", "a:2 b:2", "a: 2", "slots=2", "a:9999999"}) {
+                           "a b", "a:2 b:2", "a: 2", "slots=2", "a:9999999", "[::1", "[]", "[::1]2", "::1", "[a]b:1"}) {
     expect_usage_error([&] { parse_hosts(text); },
                        {"-H '" + std::string(text) + "'", "for example -H node1:2,node2:2"});
   }

@@ -101,7 +101,8 @@ class ExitCodes(TestCase):
         self.assertEqual(kolorun("-np", "2", "sh", "-c", script).returncode, 137)
 
     def test_killed_mpirun(self):
-        script = f"[ {RANK} = 0 ] && kill -9 $PPID; sleep 30"
+        mpirun = "$(cut -d ' ' -f 4 /proc/$PPID/stat)"  # its child is the rank's parent
+        script = f"[ {RANK} = 0 ] && kill -9 {mpirun}; sleep 30"
         self.assertEqual(kolorun("-np", "2", "sh", "-c", script).returncode, 137)
 
 

@@ -47,13 +47,13 @@ Words placement_of(int num_proc, const Machine& on) {
 TEST(MpirunCommand, IsCompleteForOpenMpi4) {
   EXPECT_EQ(make_mpirun_command(ranks_here(2), machine(8, 4), true).arguments,
             (Words{"mpirun", "-np", "2", "-H", "localhost:2", "--use-hwthread-cpus", "--map-by",
-                   "slot:PE=4", "--bind-to", "hwthread", "-x", "OMP_NUM_THREADS", "./train"}));
+                   "slot:PE=4", "--bind-to", "hwthread", "-x", "OMP_NUM_THREADS"}));
 }
 
 TEST(MpirunCommand, IsCompleteForOpenMpi5) {
   EXPECT_EQ(make_mpirun_command(ranks_here(2), machine(8, 5), true).arguments,
             (Words{"mpirun", "-np", "2", "-H", "localhost:2", "--map-by", "slot:PE=4:HWTCPUS",
-                   "--bind-to", "hwthread", "-x", "OMP_NUM_THREADS", "./train"}));
+                   "--bind-to", "hwthread", "-x", "OMP_NUM_THREADS"}));
 }
 
 TEST(MpirunCommand, SharesCpusWhenRanksOutnumberThem) {
@@ -105,7 +105,8 @@ TEST(MpirunCommand, SharesThreadsBetweenTheRanksOfAHost) {
 TEST(MpirunCommand, LeavesThreadsAloneWhereTheyAreNotItsBusiness) {
   auto options = ranks_here(2);
   options.hosts = {{"node1", 1}, {"node2", 1}};
-  EXPECT_TRUE(make_mpirun_command(options, machine(2, 5), false).environment.empty());
+  const auto none = make_mpirun_command(options, machine(2, 5), false).environment;
+  EXPECT_FALSE(none.contains("OMP_NUM_THREADS"));
 
   auto chosen = machine(8, 5);
   chosen.environment["OMP_NUM_THREADS"] = "3";
@@ -158,27 +159,129 @@ TEST(MpirunCommand, AllowsRoot) {
   EXPECT_EQ(make_mpirun_command(ranks_here(1), root, true).environment, expected);
 }
 
-/// What follows the last -x NAME.
 Words user_part(const Words& user_command, int open_mpi_major) {
   auto options = ranks_here(1);
   options.command = user_command;
-  const auto words = make_mpirun_command(options, machine(1, open_mpi_major), true).arguments;
-  return {std::find(words.begin(), words.end(), "OMP_NUM_THREADS") + 1, words.end()};
+  return make_mpirun_command(options, machine(1, open_mpi_major), true).program;
 }
 
 TEST(MpirunCommand, HidesFromMpirunWhatItWouldTakeForItsOwn) {
   const Words plain{"./train", "data", "it's"};
   const Words options{"./train", "--bind-to", "it's"};
   const Words colon{"./train", ":", "b c"};
+  const Words dash{"-train", "x"};
   EXPECT_EQ(user_part(plain, 4), plain);
   EXPECT_EQ(user_part(plain, 5), plain);
   EXPECT_EQ(user_part(options, 4), options);
   EXPECT_EQ(user_part(options, 5), (Words{"/bin/sh", "-c", "exec ./train --bind-to 'it'\\''s'"}));
   EXPECT_EQ(user_part(colon, 4), (Words{"/bin/sh", "-c", "exec ./train : 'b c'"}));
+  EXPECT_EQ(user_part(dash, 4), (Words{"/bin/sh", "-c", "exec env -- -train x"}));
+}
+
+TEST(MpirunCommand, HandsOverWhatIsNamedAndWhatLibrariesRead) {
+  auto from = machine(1, 4);
+  from.environment = {{"NCCL_DEBUG", "INFO"},      {"CUDA_VISIBLE_DEVICES", "0"}, {"UCX_TLS", "tcp"},
+                      {"OMP_PLACES", "cores"},     {"MKL_NUM_THREADS", "1"},      {"TORCH_HOME", "/t"},
+                      {"ATEN_CPU_CAPABILITY", "default"}, {"HOME", "/root"},      {"NCCLX", "no"}};
+  auto options = ranks_here(1);
+  options.exported = {{"A", std::nullopt}, {"B", "1=2"}, {"OMP_NUM_THREADS", "7"}};
+  const auto command = make_mpirun_command(options, from, true);
+  EXPECT_EQ(exported(command),
+            (Words{"A", "ATEN_CPU_CAPABILITY", "B", "CUDA_VISIBLE_DEVICES", "MKL_NUM_THREADS",
+                   "NCCL_DEBUG", "OMP_NUM_THREADS", "OMP_PLACES", "TORCH_HOME", "UCX_TLS"}));
+  EXPECT_EQ(command.environment,
+            (Environment{{"B", "1=2"}, {"OMP_NUM_THREADS", "7"}, {"PMIX_MCA_gds", "hash"}}));
+}
+
+TEST(MpirunCommand, BindsAsTold) {
+  auto options = ranks_here(2);
+  options.binding = Binding::None;
+  EXPECT_EQ(placement(make_mpirun_command(options, machine(8, 4), true)),
+            (Words{"--bind-to", "none"}));
+  for (const bool all_here : {true, false}) {
+    options.binding = Binding::Core;
+    EXPECT_EQ(placement(make_mpirun_command(options, machine(8, 4), all_here)),
+              (Words{"--map-by", "core", "--bind-to", "core"}));
+    options.binding = Binding::Numa;
+    EXPECT_EQ(placement(make_mpirun_command(options, machine(8, 5), all_here)),
+              (Words{"--map-by", "numa", "--bind-to", "numa"}));
+  }
+}
+
+TEST(MpirunCommand, ReachesOtherHosts) {
+  auto options = ranks_here(2);
+  options.hosts = {{"node1", 1}, {"node2", 1}};
+  options.network_interface = "eth0";
+  options.ssh_port = 2222;
+  options.ssh_identity = "/key";
+  auto added = make_mpirun_command(options, machine(1, 4), false).environment;
+  EXPECT_EQ(added["OMPI_MCA_plm_rsh_args"], "-o BatchMode=yes -p 2222 -i /key");
+  EXPECT_EQ(added["OMPI_MCA_btl_tcp_if_include"], "eth0");
+  EXPECT_EQ(added["OMPI_MCA_oob_tcp_if_include"], "eth0");
+  EXPECT_EQ(added["NCCL_SOCKET_IFNAME"], "=eth0");
+  added = make_mpirun_command(options, machine(1, 5), false).environment;
+  EXPECT_EQ(added["PRTE_MCA_plm_ssh_args"], "-o BatchMode=yes -p 2222 -i /key");
+  EXPECT_EQ(added["PRTE_MCA_prte_if_include"], "eth0");
+  EXPECT_EQ(remote_shell(options, machine(1, 4)),
+            (Words{"ssh", "-o", "BatchMode=yes", "-p", "2222", "-i", "/key"}));
+  auto agent = machine(1, 4);
+  agent.environment["OMPI_MCA_plm_rsh_agent"] = "my shell : rsh";
+  EXPECT_EQ(remote_shell(options, agent), (Words{"my", "shell"}));
+  EXPECT_FALSE(make_mpirun_command(options, agent, false)
+                   .environment.contains("OMPI_MCA_plm_rsh_args"));
+}
+
+TEST(MpirunCommand, LeftOverVariablesOfSlurmDoNotMatter) {
+  auto from = machine(1, 4);
+  EXPECT_FALSE(make_mpirun_command(ranks_here(1), from, true).environment.contains("OMPI_MCA_ras"));
+  from.environment["SLURM_JOBID"] = "1";
+  auto added = make_mpirun_command(ranks_here(1), from, true).environment;
+  EXPECT_EQ(added["OMPI_MCA_ras"], "^slurm");
+  EXPECT_EQ(added["OMPI_MCA_plm"], "^slurm");
+  from.open_mpi_major = 5;
+  added = make_mpirun_command(ranks_here(1), from, true).environment;
+  EXPECT_EQ(added["PRTE_MCA_ras"], "^slurm");
+}
+
+TEST(Supervised, StartsKolorunBesideEachRank) {
+  const auto options = ranks_here(2);
+  const auto plain = make_mpirun_command(options, machine(2, 4), true);
+  const auto command = supervised(plain, options, machine(2, 4), "/bin/kolorun", "/f");
+  EXPECT_EQ(command.arguments, plain.arguments);
+  EXPECT_EQ(command.program, (Words{"/bin/kolorun", "@rank", "/f", "./train"}));
+  auto added = command.environment;
+  EXPECT_EQ(added["OMPI_MCA_ess_base_forward_signals"], "50,51");
+  EXPECT_EQ(added["OMPI_MCA_btl_vader_backing_directory"], "/f");
+  EXPECT_EQ(added["OMPI_MCA_orte_local_tmpdir_base"], "/f");
+  EXPECT_EQ(added["OMPI_MCA_opal_signal"], "");
+}
+
+TEST(Supervised, LeavesTheUsersParametersOfOpenMpi) {
+  auto from = machine(2, 4);
+  from.environment = {{"OMPI_MCA_opal_signal", "6"}, {"OMPI_MCA_orte_tmpdir_base", "/t"}};
+  const auto options = ranks_here(2);
+  const auto added =
+      supervised(make_mpirun_command(options, from, true), options, from, "k", "/f").environment;
+  EXPECT_FALSE(added.contains("OMPI_MCA_opal_signal"));
+  EXPECT_FALSE(added.contains("OMPI_MCA_orte_local_tmpdir_base"));
+}
+
+TEST(Supervised, NamesIpv6HostsInAFile) {
+  auto options = ranks_here(3);
+  options.hosts = {{"node1", 1}, {"fe80::1", 2}};
+  EXPECT_EQ(hostfile(options.hosts), "node1 slots=1\nfe80::1 slots=2\n");
+  auto command = make_mpirun_command(options, machine(2, 4), false);
+  EXPECT_EQ(command.arguments[4], "node1:1,[fe80::1]:2");
+  command = supervised(command, options, machine(2, 4), "k", "/f");
+  EXPECT_EQ(command.arguments[3], "--hostfile");
+  EXPECT_EQ(command.arguments[4], "/f/hosts");
+  EXPECT_EQ(command.environment["OMPI_MCA_regx"], "naive");
+  EXPECT_EQ(hostfile({{"node1", 1}}), "");
 }
 
 TEST(ShellLine, SetsTheEnvironmentAndQuotes) {
-  const MpirunCommand command{{"mpirun", "-np", "2", "./my train", "$x"},
+  const MpirunCommand command{{"mpirun", "-np", "2"},
+                              {"./my train", "$x"},
                               {{"KOLO_TIMELINE", "/a b/t.json"}, {"OMP_NUM_THREADS", "1"}}};
   EXPECT_EQ(to_shell_line(command),
             "KOLO_TIMELINE='/a b/t.json' OMP_NUM_THREADS=1 mpirun -np 2 './my train' '$x'");

@@ -7,6 +7,7 @@
 #include <fstream>
 
 #include "expect_usage_error.h"
+#include "launch/option_table.h"
 
 namespace kolo::launch {
 namespace {
@@ -107,6 +108,31 @@ TEST(Options, AWordThatIsNamedLikeAnOptionIsItsValue) {
   EXPECT_FALSE(options.dry_run);
 }
 
+TEST(Options, OutputStartAndEnd) {
+  const TemporaryFile key("");
+  const auto options = parse_options(
+      {"--tag-output", "--output-dir", "/o", "--network-interface", "eth0", "--ssh-port", "2222",
+       "--ssh-identity", key.path(), "--start-timeout", "9", "--grace=0", "--bind", "numa",
+       "--mpirun-args", "--mca a 'b c'", "-x", "A", "-xB=1", "-x", "C=", "./train"});
+  EXPECT_TRUE(options.tag_output);
+  EXPECT_EQ(options.output_dir, "/o");
+  EXPECT_EQ(options.network_interface, "eth0");
+  EXPECT_EQ(options.ssh_port, 2222);
+  EXPECT_EQ(options.ssh_identity, key.path());
+  EXPECT_EQ(options.start_timeout.count(), 9);
+  EXPECT_EQ(options.grace.count(), 0);
+  EXPECT_EQ(options.binding, Binding::Numa);
+  EXPECT_EQ(options.mpirun_args, (Words{"--mca", "a", "b c"}));
+  const std::map<std::string, std::optional<std::string>> exported{
+      {"A", std::nullopt}, {"B", "1"}, {"C", ""}};
+  EXPECT_EQ(options.exported, exported);
+  EXPECT_EQ(parse_options({"./train"}).grace.count(), 30);
+}
+
+TEST(Options, AProgramMayLookLikeAnOption) {
+  EXPECT_EQ(parse_options({"-np", "2", "--", "-x", "-y"}).command, (Words{"-x", "-y"}));
+}
+
 TEST(Options, HelpAndVersionNeedNothingElse) {
   EXPECT_TRUE(parse_options({"--help"}).help);
   EXPECT_TRUE(parse_options({"-h"}).help);
@@ -118,6 +144,8 @@ TEST(Options, HelpNamesEveryOption) {
   for (const auto* word :
        {"-np", "--num-proc", "-H", "--hosts", "--hostfile", "--timeline-filename", "--log-level",
         "--fusion-threshold", "--config", "--dry-run", "--verbose", "--version", "--help",
+        "--tag-output", "--output-dir", "--network-interface", "--ssh-port", "--ssh-identity",
+        "--start-timeout", "--grace", "--bind", "--mpirun-args", "-x",
         "KOLO_MPIRUN", "KOLO_TIMELINE", "Examples:", "Exit code:"}) {
     EXPECT_NE(help_text().find(word), std::string::npos) << word;
   }
@@ -190,7 +218,14 @@ TEST(Options, MistakesAreUsageErrors) {
        {"hostfile '/no/file' cannot be read: No such file or directory"}},
       {{"--log-level", "loud", "./train"}, {"'loud'", "trace, debug, info"}},
       {{"--fusion-threshold", "lots", "./train"}, {"'lots' is not a size", "64MiB"}},
-      {{"--timeline-filename", "", "./train"}, {"--timeline-filename is empty", "name a file"}}};
+      {{"--timeline-filename", "", "./train"}, {"--timeline-filename is empty", "name a file"}},
+      {{"--grace", "long", "./train"}, {"--grace 'long' is not a whole number of seconds"}},
+      {{"--ssh-port", "70000", "./train"}, {"--ssh-port '70000'", "65535"}},
+      {{"--ssh-identity", "/no/key", "./train"}, {"--ssh-identity '/no/key' cannot be read"}},
+      {{"--bind", "socket", "./train"}, {"--bind 'socket' is none of none, core, numa"}},
+      {{"--network-interface", "10.0.0.0/8", "./train"}, {"'10.0.0.0/8'", "ip link"}},
+      {{"--mpirun-args", "a\\", "./train"}, {"--mpirun-args 'a\\'"}},
+      {{"-x", "=1", "./train"}, {"-x '=1'", "NAME=VALUE"}}};
   for (const auto& [arguments, message] : mistakes) {
     SCOPED_TRACE(testing::PrintToString(arguments));
     expect_usage_error([&words = arguments] { parse_options(words); }, message);

@@ -13,11 +13,23 @@
 namespace kolo::launch {
 namespace {
 
+/// What follows the name: in "[::1]:2" the colon after the bracket, elsewhere the first one.
+std::size_t find_colon(std::string_view text) {
+  return text.find(':', text.starts_with('[') ? std::min(text.find(']'), text.size()) : 0);
+}
+
+/// "[::1]" without its brackets; an IPv6 address must have them.
+std::string_view without_brackets(std::string_view name) {
+  if (!name.starts_with('[')) return name;
+  if (name.size() < 3 || name.back() != ']') return {};
+  return name.substr(1, name.size() - 2);
+}
+
 /// "host" or "host:slots".
 std::optional<Host> parse_host(std::string_view text) {
-  const auto colon = text.find(':');
-  const auto name = text.substr(0, colon);
-  if (name.empty() || name.find_first_of(" \t/=") != std::string_view::npos) return std::nullopt;
+  const auto colon = find_colon(text);
+  const auto name = without_brackets(text.substr(0, colon));
+  if (name.empty() || name.find_first_of(" \t/=[]") != std::string_view::npos) return std::nullopt;
   Host host{std::string(name), 1};
   if (colon == std::string_view::npos) return host;
   const auto slots = parse_count(text.substr(colon + 1));
@@ -31,7 +43,7 @@ std::optional<Host> parse_hostfile_line(const std::vector<std::string>& words) {
   static constexpr std::string_view kSlots = "slots=";
   auto host = parse_host(words.front());
   if (!host || words.size() == 1) return host;
-  const bool has_colon = words.front().find(':') != std::string::npos;
+  const bool has_colon = find_colon(words.front()) != std::string::npos;
   if (has_colon || words.size() > 2 || !words[1].starts_with(kSlots)) return std::nullopt;
   const auto slots = parse_count(std::string_view(words[1]).substr(kSlots.size()));
   if (!slots) return std::nullopt;
@@ -102,10 +114,15 @@ int total_slots(const std::vector<Host>& hosts) {
   return sum;
 }
 
+bool is_ipv6(const Host& host) {
+  return host.name.find(':') != std::string::npos;
+}
+
 std::string to_string(const std::vector<Host>& hosts) {
   std::string text;
   for (const auto& host : hosts) {
-    text += fmt::format("{}{}:{}", text.empty() ? "" : ",", host.name, host.slots);
+    const auto name = is_ipv6(host) ? fmt::format("[{}]", host.name) : host.name;
+    text += fmt::format("{}{}:{}", text.empty() ? "" : ",", name, host.slots);
   }
   return text;
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <sched.h>
@@ -132,6 +133,20 @@ Machine inspect_machine(Environment environment) {
   return machine;
 }
 
+void check_network() {
+  ifaddrs* list = nullptr;
+  if (getifaddrs(&list) != 0) return;
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owner(list, &freeifaddrs);
+  for (const auto* entry = list; entry != nullptr; entry = entry->ifa_next) {
+    if ((entry->ifa_flags & IFF_UP) != 0 && entry->ifa_addr != nullptr &&
+        (entry->ifa_addr->sa_family == AF_INET || entry->ifa_addr->sa_family == AF_INET6)) {
+      return;
+    }
+  }
+  throw UsageError(
+      "no network interface is up, not even lo, and Open MPI does not start without: ip link set lo up");
+}
+
 std::string search_path(const Environment& environment) {
   return value_or(environment, "PATH", "/bin:/usr/bin");
 }
@@ -147,6 +162,9 @@ std::optional<int> parse_open_mpi_major(const std::string& version_text) {
 }
 
 HostPlace locate(const Host& host) {
+  std::array<char, 256> own{};
+  gethostname(own.data(), own.size() - 1);
+  if (host.name == "localhost" || host.name == own.data()) return HostPlace::Here;
   addrinfo* list = nullptr;
   if (getaddrinfo(host.name.c_str(), nullptr, nullptr, &list) != 0) return HostPlace::Unknown;
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(list, &freeaddrinfo);

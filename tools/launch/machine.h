@@ -24,6 +24,9 @@ struct Machine {
 /// Everything above. Throws UsageError when there is no usable mpirun.
 Machine inspect_machine(Environment environment);
 
+/// Throws UsageError when there is no network interface, not even lo: Open MPI does not start without.
+void check_network();
+
 /// PATH, or what execvp uses without one.
 std::string search_path(const Environment& environment);
 
@@ -32,7 +35,7 @@ std::optional<int> parse_open_mpi_major(const std::string& version_text);
 
 enum class HostPlace { Here, Elsewhere, Unknown };
 
-/// Resolves the name: is it this machine, another one, or can nobody say where it is?
+/// Resolves the name, unless it is "localhost" or this machine's own: is it this machine, another one, or can nobody say where it is?
 HostPlace locate(const Host& host);
 
 }  // namespace kolo::launch

@@ -5,17 +5,23 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "launch/files.h"
+#include "launch/job_folder.h"
 #include "launch/machine.h"
 #include "launch/mpirun_command.h"
+#include "launch/option_table.h"
 #include "launch/options.h"
 #include "launch/place_in_job.h"
 #include "launch/process.h"
+#include "launch/rank_process.h"
+#include "launch/start_check.h"
 #include "launch/usage_error.h"
 
 namespace kolo::launch {
@@ -73,11 +79,62 @@ void check(const LaunchOptions& options, const std::function<void()>& body) {
   }
 }
 
-int launch(const LaunchOptions& options) {
+void check_binding(const LaunchOptions& options, const Machine& machine) {
+  if (options.binding != Binding::Core && options.binding != Binding::Numa) return;
+  if (options.num_proc > machine.cpus) {
+    throw UsageError(fmt::format(
+        "--bind core and numa need a CPU for each rank: {} ranks on {} CPUs take --bind none",
+        options.num_proc, machine.cpus));
+  }
+}
+
+/// The whole path of this program, which other hosts need to have, too.
+std::string own_path() {
+  std::error_code error;
+  const auto path = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? "kolorun" : path.string();
+}
+
+/// mpirun takes this machine's IPv6 addresses for those of another one.
+void rename_here(std::vector<Host>& hosts, const std::vector<HostPlace>& places) {
+  for (std::size_t i = 0; i < hosts.size(); ++i) {
+    if (places[i] == HostPlace::Here && is_ipv6(hosts[i])) hosts[i].name = "localhost";
+  }
+}
+
+std::vector<Host> hosts_elsewhere(const std::vector<Host>& hosts,
+                                  const std::vector<HostPlace>& places) {
+  std::vector<Host> elsewhere;
+  for (std::size_t i = 0; i < hosts.size(); ++i) {
+    if (places[i] == HostPlace::Elsewhere) elsewhere.push_back(hosts[i]);
+  }
+  return elsewhere;
+}
+
+int run_job(const LaunchOptions& options, const Machine& machine, const MpirunCommand& command,
+            const std::vector<Host>& elsewhere) {
+  const auto folder = JobFolder::create();
+  const auto list = hostfile(options.hosts);
+  if (!list.empty()) std::ofstream(folder.path() + "/hosts") << list;
+  Job job;
+  job.command = supervised(command, options, machine, own_path(), folder.path());
+  job.ranks = options.num_proc;
+  job.grace = options.grace;
+  job.start_timeout = options.start_timeout;
+  job.tag_output = options.tag_output;
+  job.output_dir = options.output_dir;
+  job.verbose = options.verbose;
+  job.explain_missing = [&] { return explain_missing(remote_shell(options, machine), elsewhere); };
+  return run_to_end(job);
+}
+
+int launch(LaunchOptions options) {
   const auto machine = inspect_machine(read_environment());
   const auto places = locate_all(options.hosts);
   const auto here = std::count(places.begin(), places.end(), HostPlace::Here);
+  const bool all_here = std::cmp_equal(here, places.size());
   check(options, [&] { check_hosts(options.hosts, places); });
+  check(options, [&] { check_network(); });
   check(options, [&] {
     if (here > 0) check_program(options.command[0], search_path(machine.environment));
   });
@@ -87,17 +144,23 @@ int launch(const LaunchOptions& options) {
       check_writable(*options.timeline_filename, "--timeline-filename");
     }
   });
-  const bool all_here = std::cmp_equal(here, places.size());
+  check(options, [&] {
+    if (all_here) check_binding(options, machine);
+  });
+  rename_here(options.hosts, places);
   const auto command = make_mpirun_command(options, machine, all_here);
   if (options.dry_run) {
     fmt::print("{}\n", to_shell_line(command));
     return 0;
   }
   if (options.verbose) fmt::print(stderr, "{}\n", to_shell_line(command));
-  return run_to_end(command);
+  return run_job(options, machine, command, hosts_elsewhere(options.hosts, places));
 }
 
 int run(const std::vector<std::string>& arguments) {
+  if (arguments.size() > 2 && arguments[0] == kRankWord) {
+    return run_rank(arguments[1], {arguments.begin() + 2, arguments.end()});
+  }
   forget_place_in_job();
   const auto options = parse_options(arguments);
   if (options.help) {

@@ -5,12 +5,12 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/program_options.hpp>
 #include <filesystem>
 #include <sstream>
 #include <string_view>
 
 #include "launch/files.h"
+#include "launch/option_table.h"
 #include "launch/usage_error.h"
 #include "launch/values.h"
 
@@ -20,85 +20,9 @@ namespace {
 namespace po = boost::program_options;
 using Words = std::vector<std::string>;
 
+constexpr int kLastPort = 65535;
 constexpr std::array<std::string_view, 6> kLogLevels{"trace",   "debug", "info",
                                                      "warning", "error", "off"};
-
-constexpr std::string_view kUsage =
-    R"(Starts a Kolo program on N ranks, here or on several hosts, by Open MPI's mpirun.
-
-Usage:
-  kolorun [options] program [arguments of the program]
-
-Examples:
-  kolorun -np 2 ./train --epochs 3           two ranks on this machine
-  kolorun -np 4 -H node1:2,node2:2 ./train   two ranks on each of two hosts
-  kolorun --hostfile hosts.txt ./train       one rank for each slot of the file
-  kolorun -np 2 --timeline-filename t.json ./train
-                                             a timeline for ui.perfetto.dev
-  kolorun -np 4 --dry-run ./train            only prints the mpirun line
-
-The options end at the first word that is not one, or at --.
-)";
-
-constexpr std::string_view kNotes = R"(
-What the ranks get:
-  Every KOLO_* variable (an option above overrides its variable), PATH,
-  LD_LIBRARY_PATH, PYTHONPATH and OMP_NUM_THREADS. Unless you set it,
-  OMP_NUM_THREADS shares this machine's CPUs between the ranks of a host; remote
-  hosts are taken to be alike. When several ranks run on this machine alone and
-  its CPUs can be shared evenly, each rank is bound to its own. The program must
-  be at the same path on all hosts, and ssh to them must ask for no password.
-
-Config file (--config):
-  One 'name = value' a line, '#' begins a comment; the command line wins.
-    np = 4
-    hosts = node1:2,node2:2
-    fusion-threshold = 64MiB
-
-Environment of kolorun itself:
-  KOLO_MPIRUN   the mpirun to use instead of the first one in PATH
-
-Exit code:
-  0 when every rank ended well; otherwise that of the first rank that failed, or
-  128 + the signal that ended it. When a signal stops kolorun, 128 + that signal
-  (Ctrl-C: 130; a second one ends everything at once). 2 when kolorun could not
-  start the program; the message says what to do.
-)";
-
-po::options_description run_options() {
-  po::options_description options("What to run, and where (also in --config)");
-  const auto text = [](const char* name) { return po::value<std::string>()->value_name(name); };
-  auto add = options.add_options();
-  add("np,n", text("N"),
-      "number of ranks, also -np, --num-proc (default: all slots of the hosts given, else 1)");
-  add("hosts,H", text("LIST"),
-      "host:slots,... in the order to fill them, but this machine first; a host without slots "
-      "takes one rank (default: this machine)");
-  add("hostfile", text("FILE"),
-      "the hosts as a file: 'host', 'host:slots' or 'host slots=N' a line, '#' begins a comment");
-  add("timeline-filename", text("FILE"), "write a Chrome trace there (KOLO_TIMELINE)");
-  add("fusion-threshold", text("BYTES"),
-      "bytes of gradients that travel together, for example 64MiB (KOLO_FUSION_THRESHOLD)");
-  add("log-level", text("LEVEL"), "trace, debug, info, warning, error or off (KOLO_LOG_LEVEL)");
-  return options;
-}
-
-po::options_description launcher_options() {
-  po::options_description options("About kolorun itself");
-  auto add = options.add_options();
-  add("config", po::value<std::string>()->value_name("FILE"), "read options from a file");
-  add("dry-run", po::bool_switch(), "print the mpirun line, ready to paste, and start nothing");
-  add("verbose", po::bool_switch(), "print the mpirun line before it runs");
-  add("version", po::bool_switch(), "print the version");
-  add("help,h", po::bool_switch(), "print this text");
-  return options;
-}
-
-po::options_description all_options() {
-  po::options_description options;
-  options.add(run_options()).add(launcher_options());
-  return options;
-}
 
 /// mpirun's -np and Horovod's --num-proc are Boost's --np.
 std::string boost_spelling(const std::string& word) {
@@ -223,6 +147,95 @@ void set_kolo_values(LaunchOptions& options, const po::variables_map& values) {
   }
 }
 
+std::chrono::seconds seconds_of(const po::variables_map& values, const std::string& name,
+                                std::chrono::seconds otherwise) {
+  const auto text = text_of(values, name);
+  if (!text) return otherwise;
+  const auto count = *text == "0" ? std::optional(0) : parse_count(*text);
+  if (!count) {
+    throw UsageError(fmt::format("--{} '{}' is not a whole number of seconds from 0 to {}", name,
+                                 *text, kMaxCount));
+  }
+  return std::chrono::seconds(*count);
+}
+
+void set_output(LaunchOptions& options, const po::variables_map& values) {
+  options.tag_output = values["tag-output"].as<bool>();
+  if (const auto path = text_of(values, "output-dir")) {
+    if (path->empty()) throw UsageError("--output-dir is empty: name a folder");
+    options.output_dir = std::filesystem::absolute(*path).lexically_normal().string();
+  }
+}
+
+/// mpirun splits ssh's arguments at blanks, and knows no quotes.
+void check_identity(const std::string& path) {
+  read_file(path, "--ssh-identity");
+  if (path.find_first_of(" \t\n") != std::string::npos) {
+    throw UsageError(fmt::format(
+        "--ssh-identity '{}': mpirun takes no blanks in it: link it to another path", path));
+  }
+}
+
+void set_ssh(LaunchOptions& options, const po::variables_map& values) {
+  if (const auto text = text_of(values, "ssh-port")) {
+    options.ssh_port = parse_count(*text);
+    if (!options.ssh_port || *options.ssh_port > kLastPort) {
+      throw UsageError(
+          fmt::format("--ssh-port '{}' is not a port from 1 to {}", *text, kLastPort));
+    }
+  }
+  if (const auto path = text_of(values, "ssh-identity")) {
+    options.ssh_identity = std::filesystem::absolute(*path).lexically_normal().string();
+    check_identity(*options.ssh_identity);
+  }
+}
+
+void set_start(LaunchOptions& options, const po::variables_map& values) {
+  options.grace = seconds_of(values, "grace", options.grace);
+  options.start_timeout = seconds_of(values, "start-timeout", options.start_timeout);
+  if (const auto name = text_of(values, "network-interface")) {
+    if (name->empty() || name->find_first_of(" \t/") != std::string::npos) {
+      throw UsageError(fmt::format(
+          "--network-interface '{}' is not the name of one, for example eth0; 'ip link' lists them",
+          *name));
+    }
+    options.network_interface = *name;
+  }
+  if (const auto text = text_of(values, "mpirun-args")) {
+    try {
+      options.mpirun_args = po::split_unix(*text);
+    } catch (const std::exception& error) {
+      throw UsageError(fmt::format("--mpirun-args '{}': {}", *text, error.what()));
+    }
+  }
+}
+
+void set_binding(LaunchOptions& options, const po::variables_map& values) {
+  static const std::map<std::string, Binding> kBindings{
+      {"none", Binding::None}, {"core", Binding::Core}, {"numa", Binding::Numa}};
+  const auto text = text_of(values, "bind");
+  if (!text) return;
+  const auto found = kBindings.find(*text);
+  if (found == kBindings.end()) {
+    throw UsageError(fmt::format("--bind '{}' is none of none, core, numa", *text));
+  }
+  options.binding = found->second;
+}
+
+void set_exported(LaunchOptions& options, const po::variables_map& values) {
+  if (values.count("env") == 0) return;
+  for (const auto& text : values["env"].as<Words>()) {
+    const auto equals = text.find('=');
+    const auto name = text.substr(0, equals);
+    if (name.empty()) {
+      throw UsageError(
+          fmt::format("-x '{}': write NAME or NAME=VALUE, for example -x NCCL_DEBUG=INFO", text));
+    }
+    auto& value = options.exported[name];
+    if (equals != std::string::npos) value = text.substr(equals + 1);
+  }
+}
+
 }  // namespace
 
 LaunchOptions parse_options(const std::vector<std::string>& arguments) {
@@ -239,17 +252,16 @@ LaunchOptions parse_options(const std::vector<std::string>& arguments) {
   if (const auto path = text_of(values, "config")) read_config(*path, values);
   set_ranks(options, values);
   set_kolo_values(options, values);
+  set_output(options, values);
+  set_ssh(options, values);
+  set_start(options, values);
+  set_binding(options, values);
+  set_exported(options, values);
   if (command.empty()) {
     throw UsageError(
         "no program is given: write it after the options, for example kolorun -np 2 ./train");
   }
   return options;
-}
-
-std::string help_text() {
-  std::ostringstream text;
-  text << kUsage << all_options() << kNotes;
-  return text.str();
 }
 
 }  // namespace kolo::launch

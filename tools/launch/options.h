@@ -1,7 +1,9 @@
 // What the user asked for: kolorun's own command line and config file, checked.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -9,6 +11,8 @@
 #include "launch/hosts.h"
 
 namespace kolo::launch {
+
+enum class Binding { Automatic, None, Core, Numa };
 
 struct LaunchOptions {
   bool help = false;
@@ -20,14 +24,21 @@ struct LaunchOptions {
   std::optional<std::string> timeline_filename;  ///< absolute
   std::optional<std::uint64_t> fusion_threshold;
   std::optional<std::string> log_level;
+  std::map<std::string, std::optional<std::string>> exported;  ///< -x NAME[=VALUE]
+  Binding binding = Binding::Automatic;
+  bool tag_output = false;
+  std::string output_dir;  ///< absolute; empty: none
+  std::chrono::seconds grace{30};
+  std::chrono::seconds start_timeout{120};
+  std::optional<std::string> network_interface;
+  std::optional<int> ssh_port;
+  std::optional<std::string> ssh_identity;  ///< absolute
+  std::vector<std::string> mpirun_args;
   std::vector<std::string> command;  ///< the user's program and its arguments
 };
 
 /// Reads the arguments after argv[0]. With --help or --version the rest is not checked.
 /// Throws UsageError.
 LaunchOptions parse_options(const std::vector<std::string>& arguments);
-
-/// What --help prints.
-std::string help_text();
 
 }  // namespace kolo::launch
