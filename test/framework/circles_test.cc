@@ -126,10 +126,12 @@ TEST_F(CirclesTest, AStoppedRankIsWaitedFor) {
   std::thread waker;
   if (kolo::rank() == 0) {
     waker = std::thread([last, &over] {
-      do {
-        std::this_thread::sleep_for(std::chrono::seconds(4));
+      std::this_thread::sleep_for(std::chrono::seconds(4));
+      // It may only be stopped by then.
+      while (!over) {
         kill(last, SIGCONT);
-      } while (!over);
+        std::this_thread::sleep_for(std::chrono::milliseconds(50));
+      }
     });
   }
   if (kolo::rank() == last_rank()) raise(SIGSTOP);
