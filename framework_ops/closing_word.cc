@@ -9,22 +9,22 @@ namespace {
 
 /// Where one of the rounds that do not fit is not that of a backward.
 std::string advice(std::span<const ClosingWord> words, std::span<const std::string> parameter_names) {
-  for (const ClosingWord& word : words) {
-    const ClosingHead& head = word.head;
-    if (head.by_hand >= 0) {
-      return fmt::format(
-          " Rank {} does so for the gradient of '{}', which the program has set by hand since backward(): "
-          "all ranks have to call synchronize() after that.",
-          head.rank, parameter_names[static_cast<std::size_t>(head.by_hand)]);
-    }
-    if (head.closed_in == ClosedIn::Synchronize) {
-      return fmt::format(
-          " Rank {} does so in synchronize(), which all ranks have to call equally often; a rank whose "
-          "backward() reaches no parameter calls it instead.",
-          head.rank);
-    }
+  const auto by_hand = std::ranges::find_if(
+      words, [](const ClosingWord& word) { return word.head.by_hand >= 0; });
+  if (by_hand != words.end()) {
+    return fmt::format(
+        " Rank {} does so for the gradient of '{}', which the program has set by hand since backward(): all "
+        "ranks have to call synchronize() after that.",
+        by_hand->head.rank, parameter_names[static_cast<std::size_t>(by_hand->head.by_hand)]);
   }
-  return {};
+  const auto synchronizes = std::ranges::find_if(words, [](const ClosingWord& word) {
+    return word.head.closed_in == ClosedIn::Synchronize;
+  });
+  if (synchronizes == words.end()) return {};
+  return fmt::format(
+      " Rank {} does so in synchronize(), which all ranks have to call equally often; a rank whose backward() "
+      "reaches no parameter calls it instead.",
+      synchronizes->head.rank);
 }
 
 }  // namespace
@@ -41,8 +41,6 @@ std::string find_disagreement(std::span<const ClosingWord> words,
   const ClosingHead& first = words.front().head;
   const bool any_in_backward =
       std::ranges::any_of(words, [](const ClosingWord& word) { return !word.head.in_step(); });
-  const bool any_new =
-      std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.gives; });
   const bool all_repeat =
       std::ranges::all_of(words, [](const ClosingWord& word) { return word.head.repeats; });
   for (const ClosingWord& word : words) {
@@ -70,13 +68,13 @@ std::string find_disagreement(std::span<const ClosingWord> words,
           first.rank, first.round + 1, first.step, head.rank, head.round + 1, head.step,
           advice(words, parameter_names));
     }
-    // Where nobody has a new gradient, each rank keeps what it holds, which must be the same.
-    if (head.repeats && (any_in_backward || !(any_new || all_repeat))) {
+    // What all hold must be the same, or new.
+    if (head.repeats && (any_in_backward || !all_repeat)) {
       return fmt::format(
           "rank {} {} since its last one, with gradients that were used already, while other ranks have "
           "{}. Call step() once for each backward, or zero_grad() before a step without one.",
           head.rank, head.in_step() ? "calls step() without a backward()" : "has run no backward()",
-          any_in_backward ? "new ones" : "none");
+          any_in_backward ? "new ones" : "new ones or none");
     }
   }
   return {};

@@ -38,8 +38,6 @@ struct ClosingHead {
   ClosedIn closed_in = ClosedIn::Backward;
   /// It has run no backward since the last step, and holds gradients that were used there.
   bool repeats = false;
-  /// It gives the round a gradient that no step has used, other than zeros of the program.
-  bool gives = true;
   /// It has left a gradient for another round.
   bool carries = false;
 

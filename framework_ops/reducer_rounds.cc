@@ -69,10 +69,6 @@ void DistributedOptimizer::Reducer::close_round(bool failed, ClosedIn where) {
                        std::ranges::any_of(gradients_, [](const RoundGradient& gradient) {
                          return gradient.reduced() && !gradient.written() && gradient.holds_numbers();
                        });
-  word_.head.gives = !in_step || std::ranges::any_of(gradients_, &RoundGradient::fresh) ||
-                     std::ranges::any_of(gradients_, [](const RoundGradient& gradient) {
-                       return gradient.written() && gradient.holds_numbers();
-                     });
   if (in_step && round_ > 0) {
     const auto by_hand = std::ranges::find_if(gradients_, [](const RoundGradient& gradient) {
       return gradient.replaced() && !gradient.fresh();

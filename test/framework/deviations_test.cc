@@ -29,6 +29,8 @@ enum class Kind {
   FreezesALayer,
   OtherOrder,
   NoBackward,
+  GradientsByHand,
+  Synchronizes,
   // From here on: of which a run has one at most, as it ends with the error.
   BackwardTwice,
   StepTwice,
@@ -36,13 +38,25 @@ enum class Kind {
   ChangesAShape,
   GradientOfAnotherShape,
   Throws,
+  ReplacesAnAverage,
+  AddsToAnAverage,
+  ChangesAParameter,
+  ChangesAnOption,
 };
-constexpr int kKinds = static_cast<int>(Kind::Throws) + 1;
+constexpr int kKinds = static_cast<int>(Kind::ChangesAnOption) + 1;
 
 constexpr const char* kNames[kKinds] = {
-    "is late",        "skips a layer",    "freezes a layer", "uses layers in another order",
-    "no backward",    "backward twice",   "step() twice",    "adds a parameter",
-    "changes shapes", "another gradient", "throws"};
+    "is late",          "skips a layer",       "freezes a layer",    "uses layers in another order",
+    "no backward",      "gradients by hand",   "synchronize()",      "backward twice",
+    "step() twice",     "adds a parameter",    "changes shapes",     "another gradient",
+    "throws",           "replaces an average", "adds to an average", "changes a parameter",
+    "changes an option"};
+
+/// Parameters are compared in the first steps: so many are left for what must be found there.
+int last_step_of(Kind kind) {
+  if (kind == Kind::AddsToAnAverage) return 1;  // found in the next one
+  return kind == Kind::ChangesAParameter ? 2 : kSteps;
+}
 
 struct Deviation {
   Kind kind = Kind::Late;
@@ -68,7 +82,8 @@ struct Scenario {
     for (int left = 1 + below(3); left > 0;) {
       // Not in the last step: the others would not meet the rank again.
       const int step = below(2) == 0 ? below(kAdopted) : kAdopted + below(kSteps - 1 - kAdopted);
-      const Deviation next{static_cast<Kind>(below(kKinds)), below(kolo::size()), step};
+      const auto kind = static_cast<Kind>(below(kKinds));
+      const Deviation next{kind, below(kolo::size()), std::min(step, last_step_of(kind))};
       const bool excluded = std::ranges::any_of(deviations, [&next](const Deviation& other) {
         return (other.rank == next.rank && other.step == next.step) ||
                (other.may_fail() && next.may_fail());
@@ -85,15 +100,20 @@ struct Scenario {
     });
   }
 
+  /// Whether a rank has no backward in this step, and comes late, in step().
+  bool has_latecomer(int step) const {
+    return std::ranges::any_of(deviations, [step](const Deviation& deviation) {
+      return deviation.step == step &&
+             (deviation.kind == Kind::NoBackward || deviation.kind == Kind::GradientsByHand);
+    });
+  }
+
   /// What must end in an error. Two backwards need not: a rank whose backward reaches nothing takes
   /// part in both, and keeps all in step() meanwhile.
   std::optional<Deviation> failure() const {
     const auto found = std::ranges::find_if(deviations, &Deviation::may_fail);
     if (found == deviations.end()) return std::nullopt;
-    const bool waited_for = std::ranges::any_of(deviations, [&found](const Deviation& deviation) {
-      return deviation.kind == Kind::NoBackward && deviation.step == found->step;
-    });
-    if (found->kind == Kind::BackwardTwice && waited_for) return std::nullopt;
+    if (found->kind == Kind::BackwardTwice && has_latecomer(found->step)) return std::nullopt;
     return *found;
   }
 
@@ -154,9 +174,20 @@ void change_shapes(Net& net) {
   net->c->weight.set_data(torch::ones({3, 9}, there(torch::kFloat64)));
 }
 
+/// Without a backward.
+void add_gradients(Net& net, const Scenario& scenario, int step, int rank) {
+  const std::vector<torch::Tensor> parameters = net->parameters();
+  const auto gradients = torch::autograd::grad({loss_of(net, scenario, step, rank, 0)}, parameters);
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    torch::Tensor& gradient = parameters[i].mutable_grad();
+    gradient = gradient.defined() ? gradient.add_(gradients[i]) : gradients[i];
+  }
+}
+
 void run_backward(Net& net, const Scenario& scenario, int step, int rank) {
   const auto deviates = [&](Kind kind) { return scenario.deviates(step, rank, kind); };
-  if (deviates(Kind::NoBackward)) return;
+  if (deviates(Kind::NoBackward) || deviates(Kind::Synchronizes)) return;
+  if (deviates(Kind::GradientsByHand)) return add_gradients(net, scenario, step, rank);
   if (deviates(Kind::GradientOfAnotherShape)) {
     net->c->bias.mutable_grad() = torch::ones({5}, there(torch::kFloat64));
     return net->b->bias.sum().backward();
@@ -185,8 +216,14 @@ std::string train(Net& net, const Scenario& scenario) {
       if (deviates(Kind::Late)) std::this_thread::sleep_for(std::chrono::milliseconds(3));
       zero(net, scenario.zeroes);
       if (deviates(Kind::ChangesAShape)) change_shapes(net);
+      if (deviates(Kind::ChangesAParameter)) net->c->bias.detach().add_(1);
+      if (deviates(Kind::ChangesAnOption)) optimizer.param_groups()[0].options().set_lr(0.025);
       before = flat_parameters(*net);
       run_backward(net, scenario, step, rank);
+      if (deviates(Kind::Synchronizes)) optimizer.synchronize();
+      torch::Tensor& average = net->c->bias.mutable_grad();
+      if (deviates(Kind::ReplacesAnAverage)) average = average + 1;
+      if (deviates(Kind::AddsToAnAverage)) average.add_(1);
       if (deviates(Kind::AddsAParameter)) {
         const torch::Tensor more = torch::zeros({2}, there(torch::kFloat64)).requires_grad_();
         inner->add_param_group(torch::optim::OptimizerParamGroup({more}));
@@ -224,9 +261,21 @@ struct Words {
   std::string_view others;
 };
 
-Words words_of(Kind kind) {
+/// `late`: a rank has come late to the step.
+Words words_of(Kind kind, bool late) {
   constexpr std::string_view kException = "backward() ended with an exception on rank ";
+  constexpr std::string_view kAltered = "has altered the gradient of 'optimizer";
   switch (kind) {
+    case Kind::ReplacesAnAverage:
+      if (late) return {kAltered, kAltered};
+      return {"set by hand since backward()", "set by hand since backward()"};
+    case Kind::AddsToAnAverage:
+      if (late) return {kAltered, kAltered};
+      return {"the parameters of the ranks differ", "the parameters of the ranks differ"};
+    case Kind::ChangesAParameter:
+      return {"c.bias' first at element 0, which is", "c.bias' first at element 0, which is"};
+    case Kind::ChangesAnOption:
+      return {"the lr of group 0 is", "the lr of group 0 is"};
     case Kind::BackwardTwice:
       return {"different numbers of backward passes", "different numbers of backward passes"};
     case Kind::StepTwice:
@@ -244,6 +293,8 @@ Words words_of(Kind kind) {
     case Kind::FreezesALayer:
     case Kind::OtherOrder:
     case Kind::NoBackward:
+    case Kind::GradientsByHand:
+    case Kind::Synchronizes:
       break;
   }
   return {};
@@ -263,8 +314,8 @@ std::vector<std::string> on_all_ranks(std::string text) {
 }
 
 /// All ranks tell of the deviation: in the same words, unless it is one's own failure. Collective.
-void expect_told(const Deviation& cause, const std::string& error) {
-  const Words words = words_of(cause.kind);
+void expect_told(const Deviation& cause, bool late, const std::string& error) {
+  const Words words = words_of(cause.kind, late);
   const std::vector<std::string> errors = on_all_ranks(error);
   const auto own = static_cast<std::size_t>(cause.rank);
   const std::string& of_others = errors[own == 0 ? 1 : 0];
@@ -297,7 +348,7 @@ TEST_F(DeviationsTest, RightNumbersOrAnErrorOnAllRanks) {
     copy_parameters(*net, *oracle);
     const std::string error = train(net, scenario);
     if (const std::optional<Deviation> cause = scenario.failure()) {
-      expect_told(*cause, error);
+      expect_told(*cause, scenario.has_latecomer(cause->step), error);
       continue;
     }
     EXPECT_EQ(error, "");

@@ -3,7 +3,7 @@
  * ranks that leave or fail at any time.
  *
  * Each rank is two processes.
- *   User         the thread that calls backward() and step(): any ACTIONS of them, in any order, with or
+ *   User         the thread that calls backward(), synchronize() and step(): any ACTIONS of them, in any order, with or
  *                without trouble. After an exception it does not call step() before a backward() that
  *                ended well: who disregards an exception is not modelled.
  *   Coordinator  the coordinator's thread: what comes from other ranks, leave(), one broken plane.
@@ -22,7 +22,9 @@
  *   - a rank may alter its gradients before a backward() or step(), if one came late to the last round; else all
  *     do the same;
  *   - one process set, led by rank 0;
- *   - holds_used_gradients() may be true or false;
+ *   - whether a rank repeats may be true or false;
+ *   - what all say where options or parameters differ: the round is refused as for an exception on one rank, after an
+ *     operation that whoever has heard the words takes part in, or leaves;
  *   - a message to a rank that has ended is lost.
  *
  * What has no meaning any more is set to zero, so that states which differ in it alone are searched once.
@@ -56,7 +58,6 @@ typedef ClosingWord {
   mtype:trouble trouble;
   bool in_step;
   bool repeats;
-  bool gives; /* its flag, where it is in step() */
   bool carries
 }
 
@@ -122,7 +123,6 @@ hidden byte k, w, c, accepted, meets;
 #define ANY_MESSAGE (len(TO(0, me)) + len(TO(1, me)) > 0)
 #define ANY_CARRIES (rounds[w].words[0].carries || rounds[w].words[1].carries)
 #define ALL_IN_STEP (rounds[w].words[0].in_step && rounds[w].words[1].in_step)
-#define ANY_GIVES (rounds[w].words[0].gives || rounds[w].words[1].gives)
 #define ALL_REPEAT (rounds[w].words[0].repeats && rounds[w].words[1].repeats)
 #else
 #define ALL_STARTED(n) (started[0] > (n) && started[1] > (n) && started[2] > (n))
@@ -145,8 +145,6 @@ hidden byte k, w, c, accepted, meets;
   (rounds[w].words[0].carries || rounds[w].words[1].carries || rounds[w].words[2].carries)
 #define ALL_IN_STEP \
   (rounds[w].words[0].in_step && rounds[w].words[1].in_step && rounds[w].words[2].in_step)
-#define ANY_GIVES \
-  (rounds[w].words[0].gives || rounds[w].words[1].gives || rounds[w].words[2].gives)
 #define ALL_REPEAT \
   (rounds[w].words[0].repeats && rounds[w].words[1].repeats && rounds[w].words[2].repeats)
 #endif
@@ -302,7 +300,7 @@ inline submit(operation) {
 
 /* In a backward, one inside it may bring another gradient after that. */
 inline start_group() {
-  d_step { submit(group); gave = fresh; fresh = false };
+  d_step { submit(group); fresh = false };
   if
   :: skip
   :: in_backward -> fresh = true
@@ -326,11 +324,9 @@ inline say() {
        rounds[w].words[me].trouble = trouble;
        rounds[w].words[me].in_step = in_step;
        rounds[w].words[me].repeats = false;
-       rounds[w].words[me].gives = in_step && gave;
        rounds[w].words[me].carries = fresh
     :: else
-    fi;
-    gave = false
+    fi
   };
   if
   :: skip
@@ -436,7 +432,7 @@ inline find_disagreement() {
 #endif
     :: rounds[w].words[k].step != rounds[w].words[0].step -> accepted = false
     :: rounds[w].words[k].round != rounds[w].words[0].round -> accepted = false
-    :: rounds[w].words[k].repeats && (!ALL_IN_STEP || !(ANY_GIVES || ALL_REPEAT)) -> accepted = false
+    :: rounds[w].words[k].repeats && (!ALL_IN_STEP || !ALL_REPEAT) -> accepted = false
     :: else
     fi
   }
@@ -464,7 +460,6 @@ inline forget_words() {
     rounds[w].words[k].trouble = 0;
     rounds[w].words[k].in_step = false;
     rounds[w].words[k].repeats = false;
-    rounds[w].words[k].gives = false;
     rounds[w].words[k].carries = false
   }
   rounds[w].heard = 0;
@@ -573,7 +568,7 @@ inline end_program() {
 
 proctype User(byte me) {
   byte group, word, groups, slot, call, actions, step_, round_, rounds_, accepted_rounds, plan;
-  bool fresh, gave, local_, passes_, in_backward, in_step, late, altered, disagreed;
+  bool fresh, local_, passes_, in_backward, in_step, late, altered, disagreed;
   bool opens, closes, closed, says, hears, waits, another, threw, adopts, told;
   mtype:trouble trouble = None;
   do
@@ -593,6 +588,8 @@ proctype User(byte me) {
           fi
        :: /* backward() under no_sync() */
           fresh = true; passes_ = true; local_ = true
+       :: /* synchronize() */
+          opens = true
        :: /* step() */
           !told ->
           if
