@@ -3,13 +3,15 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <string_view>
 #include <utility>
 
+#include "base/forked.h"
+#include "base/memory_left.h"
 #include "shm/failure.h"
 
 namespace kolo::core::shm {
@@ -17,40 +19,38 @@ namespace {
 
 constexpr std::size_t kAlignment = std::size_t{256} << 20;
 
-/// As much as the machine has, or as a file may have: growing one beyond the limit ends the
-/// process.
-std::size_t largest_capacity() {
-  const auto pages = static_cast<std::size_t>(std::max(::sysconf(_SC_PHYS_PAGES), 1L));
-  std::size_t bytes = pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY) {
-    bytes = std::min(bytes, static_cast<std::size_t>(limit.rlim_cur));
-  }
-  return bytes / Heap::kPage * Heap::kPage;
-}
-
 void remove_pages(const Descriptor& file, std::size_t offset, std::size_t bytes) {
   ::fallocate(file.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
               static_cast<off_t>(bytes));
 }
 
-/// So that a lack of memory is an error here, not a SIGBUS later. Piece by piece: a signal may end
-/// a call with nothing done, and signals that keep coming would never let a long one end.
+/// So that a lack of memory is an error here, not a SIGBUS later, nor the end of the process. Piece by
+/// piece: a signal may end a call with nothing done, and signals that keep coming would never let a long
+/// one end; and others take memory meanwhile.
 Status add_pages(const Descriptor& file, std::size_t offset, std::size_t bytes) {
   constexpr std::size_t kPiece = std::size_t{1} << 20;
+  Status status;
   std::size_t done = 0;
-  while (done < bytes) {
+  while (done < bytes && status.ok()) {
+    status = memory_left_for(bytes - done);
+    if (!status.ok()) break;
     const std::size_t piece = std::min(bytes - done, kPiece);
     if (::fallocate(file.get(), 0, static_cast<off_t>(offset + done), static_cast<off_t>(piece)) ==
         0) {
       done += piece;
     } else if (errno != EINTR) {
-      Status status = failure(fmt::format("allocating {} bytes of shared memory", bytes), errno);
-      if (done > 0) remove_pages(file, offset, done);
-      return status;
+      status = failure(fmt::format("allocating {} bytes of shared memory", bytes), errno);
     }
   }
-  return {};
+  if (!status.ok() && done > 0) remove_pages(file, offset, done);
+  return status;
+}
+
+/// What the error of mmap is about.
+std::string_view limit_of(int error) {
+  if (error == ENOMEM) return " (see ulimit -v)";
+  if (error == EAGAIN) return " (the program locks its memory, as by mlockall(): see ulimit -l)";
+  return "";
 }
 
 }  // namespace
@@ -60,7 +60,11 @@ Result<Mapping> Mapping::map(const Descriptor& file, std::size_t bytes) {
   const std::size_t reserved = bytes + kAlignment;
   void* const area =
       ::mmap(nullptr, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (area == MAP_FAILED) return failure(fmt::format("reserving {} bytes", reserved), errno);
+  if (area == MAP_FAILED) {
+    const int error = errno;
+    return failure(fmt::format("reserving {} bytes of addresses{}", reserved, limit_of(error)),
+                   error);
+  }
   auto* const begin = static_cast<std::byte*>(area);
   const std::size_t beyond = reinterpret_cast<std::uintptr_t>(begin) % kAlignment;
   const std::size_t before = beyond == 0 ? 0 : kAlignment - beyond;
@@ -69,10 +73,13 @@ Result<Mapping> Mapping::map(const Descriptor& file, std::size_t bytes) {
              file.get(), 0) == MAP_FAILED) {
     const int error = errno;
     ::munmap(begin, reserved);
-    return failure(fmt::format("mapping {} bytes of shared memory", bytes), error);
+    return failure(fmt::format("mapping {} bytes of shared memory{}", bytes, limit_of(error)),
+                   error);
   }
   if (before > 0) ::munmap(begin, before);
   ::munmap(aligned + bytes, reserved - before - bytes);
+  ::madvise(aligned, bytes, MADV_DONTDUMP);
+  ::madvise(aligned, bytes, MADV_DONTFORK);
   return Mapping(aligned, bytes);
 }
 
@@ -80,31 +87,24 @@ Mapping::Mapping(Mapping&& other) noexcept
     : begin_(std::exchange(other.begin_, nullptr)), bytes_(other.bytes_) {}
 
 Mapping::~Mapping() {
-  if (begin_ != nullptr) ::munmap(begin_, bytes_);
+  if (begin_ != nullptr && !is_forked_child()) ::munmap(begin_, bytes_);
 }
 
 Result<std::shared_ptr<Arena>> Arena::create(const Layout& layout) {
-  Layout fitted = layout;
-  fitted.capacity = std::min(Heap::round_up(layout.capacity), largest_capacity());
-  if (fitted.capacity <= layout.reserved + layout.skew) {
-    return Status::error(fmt::format("{} bytes are needed, but only {} allowed (see ulimit -f)",
-                                     layout.reserved + layout.skew, fitted.capacity));
-  }
+  const std::size_t capacity = Heap::round_up(layout.capacity);
   Descriptor file(::memfd_create("kolo", MFD_CLOEXEC));
   if (!file.valid()) return failure("memfd_create", errno);
-  if (::ftruncate(file.get(), static_cast<off_t>(fitted.capacity)) != 0) {
-    return failure(fmt::format("growing a memfd to {} bytes", fitted.capacity), errno);
-  }
   if (Status status = add_pages(file, 0, layout.reserved); !status.ok()) return status;
-  Result<Mapping> mapping = Mapping::map(file, fitted.capacity);
+  Result<Mapping> mapping = Mapping::map(file, capacity);
   if (!mapping.ok()) return mapping.status();
-  return std::shared_ptr<Arena>(new Arena(std::move(file), std::move(mapping).value(), fitted));
+  return std::shared_ptr<Arena>(new Arena(std::move(file), std::move(mapping).value(), layout));
 }
 
 Arena::Arena(Descriptor file, Mapping mapping, const Layout& layout)
     : file_(std::move(file)),
       mapping_(std::make_shared<const Mapping>(std::move(mapping))),
-      heap_(layout.reserved + layout.skew, layout.capacity) {}
+      private_in_children_(mapping_->begin(), mapping_->bytes(), file_.get()),
+      heap_(layout.reserved + layout.skew, mapping_->bytes()) {}
 
 std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
   const std::size_t size = Heap::round_up(std::max(bytes, std::size_t{1}));
@@ -124,6 +124,7 @@ std::shared_ptr<std::byte> Arena::allocate(std::size_t bytes) {
 }
 
 void Arena::give_back(std::size_t offset, std::size_t bytes) {
+  if (is_forked_child()) return;
   const std::lock_guard lock(mutex_);
   if (retired_) return;
   remove_pages(file_, offset, Heap::round_up(std::max(bytes, std::size_t{1})));

@@ -11,10 +11,12 @@
 #include "base/status.h"
 #include "shm/descriptor.h"
 #include "shm/heap.h"
+#include "shm/private_in_children.h"
 
 namespace kolo::core::shm {
 
-/// Owns a mapping of a whole shared file.
+/// Owns a mapping of a shared file, which may yet grow. It is in no core dump, whose size would be that of
+/// the mapping, and, unless somebody makes it so (PrivateInChildren), not in children of fork() either.
 class Mapping {
  public:
   /// At a multiple of 256 MiB, so that what counts for the caches is the offset alone.
@@ -33,13 +35,12 @@ class Mapping {
   std::size_t bytes_;
 };
 
-/// One memfd: large, though only what is in use has pages; nameless, so that nothing has to be
-/// removed and it is gone with the last process that maps it. Begins with a reserved part, all
-/// zeros; the rest is a heap.
+/// One memfd, mapped as large as it may become: it grows with what is in use, and only that has pages.
+/// Nameless, so that nothing has to be removed and it is gone with the last process that maps it. Begins
+/// with a reserved part, all zeros; the rest is a heap.
 class Arena : public std::enable_shared_from_this<Arena> {
  public:
   struct Layout {
-    /// At most; it is no more than the machine has memory.
     std::size_t capacity = 0;
     std::size_t reserved = 0;
     /// Where the heap begins beyond that. Blocks of two arenas whose addresses differ by a multiple
@@ -53,7 +54,8 @@ class Arena : public std::enable_shared_from_this<Arena> {
   const std::shared_ptr<const Mapping>& mapping() const { return mapping_; }
 
   /// Memory at a multiple of a page, with its pages; null when there is no more. It keeps the
-  /// arena, and its pages go back to the system with the last owner. Thread-safe.
+  /// arena, and its pages go back to the system with the last owner, unless that is in a child of fork().
+  /// Thread-safe.
   std::shared_ptr<std::byte> allocate(std::size_t bytes);
 
   /// Where in the arena this memory is, if it is. Thread-safe.
@@ -69,6 +71,7 @@ class Arena : public std::enable_shared_from_this<Arena> {
 
   const Descriptor file_;
   const std::shared_ptr<const Mapping> mapping_;
+  const PrivateInChildren private_in_children_;
   std::mutex mutex_;
   Heap heap_;             // guarded by mutex_
   bool retired_ = false;  // guarded by mutex_

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstring>
 #include <string_view>
 
@@ -11,7 +12,8 @@ namespace kolo::core::shm {
 
 /// Of a system call; `error` is its errno.
 inline Status failure(std::string_view what, int error) {
-  return Status::error(fmt::format("{}: {}", what, std::strerror(error)));
+  const std::string_view way_out = error == EMFILE ? " (see ulimit -n)" : "";
+  return Status::error(fmt::format("{}: {}{}", what, std::strerror(error), way_out));
 }
 
 }  // namespace kolo::core::shm

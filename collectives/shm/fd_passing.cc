@@ -51,6 +51,27 @@ Status wait_readable(const Descriptor& socket, Deadline deadline, std::string_vi
   }
 }
 
+/// What a member has sent.
+Result<Mailbox::Delivery> receive_from(const Descriptor& connection) {
+  constexpr std::string_view kWhat = "receiving a descriptor";
+  Packet packet;
+  if (::recvmsg(connection.get(), &packet.message, MSG_CMSG_CLOEXEC) < 0) {
+    return failure(kWhat, errno);
+  }
+  if ((packet.message.msg_flags & MSG_CTRUNC) != 0) {
+    return Status::error(fmt::format(
+        "{}: it was not let in, as where a process has too many open files (see ulimit -n)",
+        kWhat));
+  }
+  const cmsghdr* const header = CMSG_FIRSTHDR(&packet.message);
+  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
+    return Status::error(fmt::format("{}: a message without one came", kWhat));
+  }
+  int fd = -1;
+  std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+  return Mailbox::Delivery{.sender = packet.number, .descriptor = Descriptor(fd)};
+}
+
 }  // namespace
 
 Result<Mailbox> Mailbox::open() {
@@ -85,27 +106,19 @@ Status check_peer(const Descriptor& connection, uid_t uid) {
 
 Result<Mailbox::Delivery> Mailbox::receive(Deadline deadline) const {
   constexpr std::string_view kWhat = "receiving a descriptor";
-  if (Status status = wait_readable(socket_, deadline, kWhat); !status.ok()) return status;
-  const Descriptor connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  if (!connection.valid()) return failure(kWhat, errno);
-  if (Status status = check_peer(connection, ::geteuid()); !status.ok()) return status;
-  if (Status status = wait_readable(connection, deadline, kWhat); !status.ok()) return status;
-  Packet packet;
-  if (::recvmsg(connection.get(), &packet.message, MSG_CMSG_CLOEXEC) < 0) {
-    return failure(kWhat, errno);
+  while (true) {
+    if (Status status = wait_readable(socket_, deadline, kWhat); !status.ok()) return status;
+    const Descriptor connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+    if (!connection.valid()) {
+      // Who has connected may have gone before.
+      if (errno == EAGAIN || errno == ECONNABORTED || errno == EINTR) continue;
+      return failure(kWhat, errno);
+    }
+    // Anybody can find the socket, and connect. A member would be of this user.
+    if (!check_peer(connection, ::geteuid()).ok()) continue;
+    if (Status status = wait_readable(connection, deadline, kWhat); !status.ok()) return status;
+    return receive_from(connection);
   }
-  if ((packet.message.msg_flags & MSG_CTRUNC) != 0) {
-    return Status::error(fmt::format(
-        "{}: it was not let in, as where a process has too many open files (see ulimit -n)",
-        kWhat));
-  }
-  const cmsghdr* const header = CMSG_FIRSTHDR(&packet.message);
-  if (header == nullptr || header->cmsg_type != SCM_RIGHTS) {
-    return Status::error(fmt::format("{}: a message without one came", kWhat));
-  }
-  int fd = -1;
-  std::memcpy(&fd, CMSG_DATA(header), sizeof(fd));
-  return Delivery{.sender = packet.number, .descriptor = Descriptor(fd)};
 }
 
 Status send_descriptor(const std::string& mailbox, int sender, const Descriptor& descriptor) {
@@ -117,7 +130,10 @@ Status send_descriptor(const std::string& mailbox, int sender, const Descriptor&
   const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + mailbox.size());
   // Neither waits for the other to accept.
   if (::connect(connection.get(), reinterpret_cast<const sockaddr*>(&address), length) != 0) {
-    return failure(kWhat, errno);
+    if (errno != EAGAIN) return failure(kWhat, errno);
+    return Status::error(fmt::format("{}: too many processes connect to the receiver (see "
+                                     "/proc/sys/net/core/somaxconn)",
+                                     kWhat));
   }
   if (Status status = check_peer(connection, ::geteuid()); !status.ok()) return status;
   Packet packet;

@@ -16,7 +16,7 @@ namespace kolo::core::shm {
 using Deadline = std::chrono::steady_clock::time_point;
 
 /// Where a process accepts descriptors: a Unix socket in the abstract namespace, with a name that
-/// the kernel chooses. Only processes of the same user are served.
+/// the kernel chooses. Processes of other users, who can see it, too, are passed over.
 class Mailbox {
  public:
   static Result<Mailbox> open();

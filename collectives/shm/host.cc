@@ -1,7 +1,6 @@
 #include "shm/host.h"
 
 #include <fmt/format.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <chrono>
@@ -9,6 +8,7 @@
 #include <span>
 #include <utility>
 
+#include "shm/arena_limits.h"
 #include "shm/fd_passing.h"
 
 namespace kolo::core::shm {
@@ -25,8 +25,8 @@ constexpr int kUnderWay = 128;
 // and then the rings.
 constexpr std::size_t kDoorbellBytes = Heap::kPage;
 
-// Of the 128 TiB that a process can map, for all arenas together.
-constexpr std::size_t kAddresses = std::size_t{64} << 40;
+// What an operation on private memory takes of the heap: a smaller one has no use.
+constexpr std::size_t kLeastHeap = std::size_t{1} << 20;
 
 std::size_t bytes_before_rings(std::size_t ranks) {
   return kDoorbellBytes + Heap::round_up(kSections * ranks * sizeof(Notice));
@@ -43,15 +43,6 @@ std::span<const std::byte> as_bytes(const std::string& text) {
 
 std::string as_text(const std::vector<std::byte>& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
-}
-
-Result<std::shared_ptr<Arena>> create_arena(const Bootstrap& bootstrap,
-                                            const Host::Settings& settings) {
-  if (!settings.refusal.empty()) return Status::error(settings.refusal);
-  const std::size_t share = kAddresses / static_cast<std::size_t>(bootstrap.size());
-  return Arena::create({.capacity = settings.capacity == 0 ? share : settings.capacity,
-                        .reserved = reserved_bytes(bootstrap.size()),
-                        .skew = static_cast<std::size_t>(bootstrap.rank()) * Heap::kPage});
 }
 
 /// Everybody's status; the first failure is everybody's.
@@ -78,6 +69,39 @@ Result<std::vector<T>> all_gather(Bootstrap& bootstrap, const T& own) {
     std::memcpy(&values[i], all.value()[i].data(), sizeof(T));
   }
   return values;
+}
+
+/// Of each arena: as much as every rank can map of it, or what is needed, if that is more. (Who can map less
+/// than that makes no arena.)
+struct Capacity {
+  ArenaLimit own;
+  std::size_t needed;
+  std::size_t agreed;
+};
+
+Result<Capacity> agree_on_capacity(Bootstrap& bootstrap, const Host::Settings& settings) {
+  Capacity capacity{.own = largest_arena(bootstrap.size()),
+                    .needed = reserved_bytes(bootstrap.size()) + kLeastHeap +
+                              static_cast<std::size_t>(bootstrap.size()) * Heap::kPage,
+                    .agreed = 0};
+  const std::size_t wanted = settings.capacity == 0 ? capacity.own.bytes : settings.capacity;
+  const auto all = all_gather(bootstrap, std::min(wanted, capacity.own.bytes));
+  if (!all.ok()) return all.status();
+  capacity.agreed = std::max(capacity.needed, *std::ranges::min_element(all.value()));
+  return capacity;
+}
+
+Result<std::shared_ptr<Arena>> create_arena(const Bootstrap& bootstrap,
+                                            const Host::Settings& settings,
+                                            const Capacity& capacity) {
+  if (!settings.refusal.empty()) return Status::error(settings.refusal);
+  if (capacity.own.bytes < capacity.needed) {
+    return Status::error(fmt::format("{} bytes are needed, but only {} allowed{}", capacity.needed,
+                                     capacity.own.bytes, capacity.own.see));
+  }
+  return Arena::create({.capacity = capacity.agreed,
+                        .reserved = reserved_bytes(bootstrap.size()),
+                        .skew = static_cast<std::size_t>(bootstrap.rank()) * Heap::kPage});
 }
 
 using Mappings = std::vector<std::shared_ptr<const Mapping>>;
@@ -109,15 +133,13 @@ Status send(const std::vector<std::vector<std::byte>>& mailboxes, int self, Batc
   return {};
 }
 
-Result<std::shared_ptr<const Mapping>> map_arena(const Descriptor& file) {
-  struct stat info {};
-  if (::fstat(file.get(), &info) != 0) return Status::error("fstat of a peer's memory failed");
-  Result<Mapping> mapping = Mapping::map(file, static_cast<std::size_t>(info.st_size));
+Result<std::shared_ptr<const Mapping>> map_arena(const Descriptor& file, std::size_t bytes) {
+  Result<Mapping> mapping = Mapping::map(file, bytes);
   if (!mapping.ok()) return mapping.status();
   return std::make_shared<const Mapping>(std::move(mapping).value());
 }
 
-Status receive(const Mailbox& mailbox, Batch batch, Mappings& mappings) {
+Status receive(const Mailbox& mailbox, Batch batch, std::size_t bytes, Mappings& mappings) {
   const Deadline deadline = std::chrono::steady_clock::now() + kPatience;
   for (int place = batch.begin; place < batch.end; ++place) {
     const Result<Mailbox::Delivery> delivery = mailbox.receive(deadline);
@@ -127,7 +149,7 @@ Status receive(const Mailbox& mailbox, Batch batch, Mappings& mappings) {
         mappings[static_cast<std::size_t>(sender)] != nullptr) {
       return Status::error("a process that is no rank of this job sent a descriptor");
     }
-    auto mapped = map_arena(delivery.value().descriptor);
+    auto mapped = map_arena(delivery.value().descriptor, bytes);
     if (!mapped.ok()) return mapped.status();
     mappings[static_cast<std::size_t>(sender)] = std::move(mapped).value();
   }
@@ -148,7 +170,7 @@ Result<Mappings> share_between_processes(Bootstrap& bootstrap, const std::vector
     const Batch batch = {begin, std::min(begin + places, size)};
     const Status sent = send(mailboxes.value(), bootstrap.rank(), batch, own.file());
     if (Status status = agree(bootstrap, ranks, sent); !status.ok()) return status;
-    const Status received = receive(mailbox, batch, mappings);
+    const Status received = receive(mailbox, batch, own.mapping()->bytes(), mappings);
     if (Status status = agree(bootstrap, ranks, received); !status.ok()) return status;
   }
   return mappings;
@@ -164,7 +186,9 @@ Result<std::shared_ptr<Host>> Host::join(Bootstrap& bootstrap, const Settings& s
   host->self_ = bootstrap.rank();
   host->ranks_ = std::move(ranks).value();
 
-  Result<std::shared_ptr<Arena>> arena = create_arena(bootstrap, settings);
+  const Result<Capacity> capacity = agree_on_capacity(bootstrap, settings);
+  if (!capacity.ok()) return capacity.status();
+  Result<std::shared_ptr<Arena>> arena = create_arena(bootstrap, settings, capacity.value());
   Result<Mailbox> mailbox = Mailbox::open();
   Status ready = !arena.ok() ? arena.status() : !mailbox.ok() ? mailbox.status() : Status();
   if (Status status = agree(bootstrap, host->ranks_, ready); !status.ok()) return status;

@@ -34,8 +34,7 @@ class Host {
   struct Settings {
     /// Of this rank, among all of the job.
     int global_rank = 0;
-    /// Bytes of an arena; 0: as much as the machine has memory, and each process has addresses for
-    /// those of all ranks.
+    /// Bytes of an arena, at most; 0: as large as all ranks may map (arena_limits.h).
     std::size_t capacity = 0;
     /// Why this rank does not want to share memory; empty when it does.
     std::string refusal;

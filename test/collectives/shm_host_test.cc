@@ -133,8 +133,8 @@ class TornBootstrap final : public Bootstrap {
   }
 
  private:
-  /// After the ranks, and whether all have an arena.
-  static constexpr int kRoundOfMailboxes = 3;
+  /// After the ranks, how large arenas may be, and whether all have one.
+  static constexpr int kRoundOfMailboxes = 4;
 
   ThreadBootstrap whole_;
   const bool mutual_;
