@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "global.h"
 #include "options_mirror.h"
 #include "reducer.h"
 
@@ -60,6 +61,7 @@ DistributedOptimizer::DistributedOptimizer(
 DistributedOptimizer::~DistributedOptimizer() = default;
 
 torch::Tensor DistributedOptimizer::step(LossClosure closure) {
+  detail::require_own_process();
   reducer_->check_step([this] { mirror_->reconcile(); });
   return reducer_->step(closure != nullptr, [&] {
     if (closure == nullptr) return inner_.step();

@@ -7,8 +7,10 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <new>
 #include <optional>
 
+#include "base/forked.h"
 #include "context/job.h"
 
 namespace kolo {
@@ -21,21 +23,32 @@ struct Global {
   std::map<core::ChannelId, std::weak_ptr<OptimizerFamily>> families;
 };
 
+/// Never destroyed: a child of fork() has no right to end what it has of its parent.
 Global& global() {
-  static Global instance;
+  static Global& instance = *new Global();
   return instance;
 }
 
 /// Leaves before MPI is finalised and while LibTorch is still whole.
 void leave_at_exit() {
   [[maybe_unused]] static const int registered = std::atexit([] { shutdown(); });
+  // Which runs nothing of the above. A rank that has not left is missed by the others.
+  [[maybe_unused]] static const int registered_quick = std::at_quick_exit([] {
+    if (!core::is_forked_child() && !is_initialized()) core::end_own_mpi();
+  });
 }
 
-/// On these ranks, or on all that there are.
-void start(const core::GivenRanks& ranks) {
+std::shared_ptr<core::Context> running_context() {
   Global& state = global();
   const std::lock_guard lock(state.mutex);
-  if (state.context != nullptr) return;
+  return state.context;
+}
+
+void end(core::Context* context) {
+  if (!core::is_forked_child()) delete context;
+}
+
+std::shared_ptr<core::Context> make_context(const core::GivenRanks& ranks) {
   const core::Result<core::Config> config = core::Config::from_environment();
   if (!config.ok()) {
     throw Error("kolo::init(): " + core::refuse_job(config.status(), ranks).message());
@@ -43,7 +56,25 @@ void start(const core::GivenRanks& ranks) {
   core::Result<std::unique_ptr<core::Context>> context =
       core::Context::create(config.value(), core::connect_to_ranks(ranks));
   if (!context.ok()) throw Error("kolo::init(): " + context.status().message());
-  state.context = std::move(context).value();
+  // A program that ends its own MPI need not end Kolo before.
+  const core::Status prepared = core::leave_before_mpi([] {
+    if (const auto running = running_context()) running->leave();
+  });
+  if (!prepared.ok()) context.value()->warn(prepared.message());
+  return {context.value().release(), end};
+}
+
+/// On these ranks, or on all that there are.
+void start(const core::GivenRanks& ranks) {
+  detail::require_own_process();
+  Global& state = global();
+  const std::lock_guard lock(state.mutex);
+  if (state.context != nullptr) return;
+  try {
+    state.context = make_context(ranks);
+  } catch (const std::bad_alloc&) {
+    throw Error("kolo::init(): out of memory");
+  }
   leave_at_exit();
 }
 
@@ -51,14 +82,18 @@ void start(const core::GivenRanks& ranks) {
 
 namespace detail {
 
+void require_own_process() {
+  if (core::is_forked_child()) throw Error(core::refused_in_child().message());
+}
+
 std::shared_ptr<core::Context> current_context() {
-  Global& state = global();
-  const std::lock_guard lock(state.mutex);
-  if (state.context == nullptr) {
+  require_own_process();
+  std::shared_ptr<core::Context> context = running_context();
+  if (context == nullptr) {
     throw Error("Kolo is not running: call kolo::init() first, and use nothing of Kolo after "
                 "kolo::shutdown()");
   }
-  return state.context;
+  return context;
 }
 
 std::shared_ptr<OptimizerFamily> latest_family(core::ChannelId process_set) {
@@ -80,6 +115,7 @@ void init() { start(core::GivenRanks()); }
 void init(MPI_Comm communicator) { start(communicator); }
 
 void shutdown() noexcept {
+  if (core::is_forked_child()) return;
   Global& state = global();
   std::shared_ptr<core::Context> context;
   {
@@ -92,9 +128,7 @@ void shutdown() noexcept {
 }
 
 bool is_initialized() noexcept {
-  Global& state = global();
-  const std::lock_guard lock(state.mutex);
-  return state.context != nullptr;
+  return !core::is_forked_child() && running_context() != nullptr;
 }
 
 int rank() { return detail::current_context()->topology().rank; }

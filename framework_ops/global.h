@@ -12,7 +12,10 @@ class OptimizerFamily;
 
 namespace kolo::detail {
 
-/// @throws kolo::Error before kolo::init() and after kolo::shutdown().
+/// @throws kolo::Error in a child of fork().
+void require_own_process();
+
+/// @throws kolo::Error in such a child, before kolo::init() and after kolo::shutdown().
 std::shared_ptr<core::Context> current_context();
 
 /// To which the optimizers of this process set belong that were made last; null when these are gone.

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "global.h"
+
 namespace kolo {
 namespace {
 
@@ -19,6 +21,7 @@ class BeforeHook final : public torch::autograd::FunctionPreHook {
   variable_list operator()(const variable_list& gradients) override {
     const auto listener = listener_.lock();
     if (listener == nullptr) return gradients;
+    detail::require_own_process();
     return {listener->before_gradient(index_, gradients.front())};
   }
 

@@ -11,6 +11,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/forked.h"
 #include "bridge.h"
 #include "global.h"
 #include "same_on_all_ranks.h"
@@ -128,7 +129,7 @@ void DistributedOptimizer::Reducer::require_plan() const {
 
 /// The other ranks do not wait for it any more.
 void DistributedOptimizer::Reducer::leave() {
-  if (!owned_plan_) return;
+  if (!owned_plan_ || core::is_forked_child()) return;
   place_.family->remove(place_.number);
   owned_plan_.reset();
 }

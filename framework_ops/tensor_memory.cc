@@ -5,6 +5,7 @@
 #include <exception>
 #include <utility>
 
+#include "base/forked.h"
 #include "device.h"
 
 namespace kolo::detail {
@@ -18,6 +19,11 @@ class Dropped {
       : context_(context), made_in_(current_stream(device)), memory_(std::move(memory)) {}
 
   ~Dropped() {
+    if (core::is_forked_child()) {
+      // CUDA does not work there; and the memory is the parent's.
+      [[maybe_unused]] auto* const left = new std::shared_ptr<void>(std::move(memory_));
+      return;
+    }
     try {
       core::RetiredMemory::Events last_uses = {record_event(made_in_)};
       const c10::Stream dropped_in = current_stream(made_in_.device());

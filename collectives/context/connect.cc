@@ -193,6 +193,12 @@ Connect connect_to_ranks(const GivenRanks& given) {
   };
 }
 
+Status leave_before_mpi(void (*leave)()) {
+  return mpi::is_active() ? mpi::Session::before_end(leave) : Status();
+}
+
+void end_own_mpi() { mpi::Session::end_own(); }
+
 Result<Planes> connect_to_job(const Config& config, Doorbell& doorbell) {
   return connect_to_ranks(GivenRanks())(config, doorbell);
 }

@@ -4,8 +4,10 @@
 #include <unistd.h>
 
 #include <array>
+#include <new>
 #include <utility>
 
+#include "base/forked.h"
 #include "context/handshake.h"
 #include "engine/trace_file.h"
 
@@ -51,6 +53,7 @@ Result<std::unique_ptr<Timeline>> join_timeline(const Config& config, const Topo
 }  // namespace
 
 Result<std::unique_ptr<Context>> Context::create(const Config& config, const Connect& connect) {
+  tell_children_apart();
   std::unique_ptr<Context> context(new Context(config));
   Result<Planes> planes = connect(config, context->doorbell_);
   if (!planes.ok()) return planes.status();
@@ -64,21 +67,35 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   const Result<Agreement> agreement =
       shake_hands(config, begun, *context->planes_.control, context->doorbell_);
   if (!agreement.ok()) return agreement.status();
-  const auto baton = std::make_shared<Baton>(context->doorbell_);
-  if (!config.timeline.empty() && !context->topology_.with_rank_0) {
-    context->relay_ = std::make_unique<TraceRelay>(baton);
+  const Status started = context->start(agreement.value());
+  const Result<Agreement> all_started =
+      shake_hands(config, started, *context->planes_.control, context->doorbell_);
+  if (!all_started.ok()) {
+    if (context->coordinator_ != nullptr) context->coordinator_->abandon();
+    return all_started.status();
   }
-  Result<std::unique_ptr<Timeline>> timeline = join_timeline(
-      config, context->topology_, agreement.value(), context->relay_.get(), context->logger_);
-  if (!timeline.ok()) return timeline.status();
-  context->timeline_ = std::move(timeline).value();
-  context->coordinator_ = std::make_unique<Coordinator>(
-      config,
-      Coordinator::Planes{*context->planes_.control, *context->planes_.data, context->doorbell_,
-                          agreement.value().early},
-      baton, Coordinator::Trace{context->timeline_.get(), context->relay_.get()},
-      *context->logger_);
+  context->coordinator_->hear(all_started.value().early);
   return context;
+}
+
+/// What can fail on this rank alone, where the others have yet to be told.
+Status Context::start(const Agreement& agreement) {
+  try {
+    const auto baton = std::make_shared<Baton>(doorbell_);
+    if (!config_.timeline.empty() && !topology_.with_rank_0) {
+      relay_ = std::make_unique<TraceRelay>(baton);
+    }
+    Result<std::unique_ptr<Timeline>> timeline =
+        join_timeline(config_, topology_, agreement, relay_.get(), logger_);
+    if (!timeline.ok()) return timeline.status();
+    timeline_ = std::move(timeline).value();
+    coordinator_ = std::make_unique<Coordinator>(
+        config_, Coordinator::Planes{*planes_.control, *planes_.data, doorbell_}, baton,
+        Coordinator::Trace{timeline_.get(), relay_.get()}, *logger_);
+    return coordinator_->start();
+  } catch (const std::bad_alloc&) {
+    return Status::error("out of memory");
+  }
 }
 
 Context::~Context() {
@@ -86,9 +103,14 @@ Context::~Context() {
 }
 
 void Context::leave() {
+  if (is_forked_child()) return;
   // While rank 0 still listens.
   if (relay_ != nullptr) timeline_->flush();
   coordinator_->leave();
+}
+
+void Context::end_plan(ChannelId process_set, PlanId plan) {
+  if (!is_forked_child()) coordinator_->end_plan(plan_channel(process_set, plan));
 }
 
 void Context::inform(const std::string& message) { logger_->info("{}", message); }
@@ -96,6 +118,7 @@ void Context::inform(const std::string& message) { logger_->info("{}", message);
 void Context::warn(const std::string& message) { logger_->warn("{}", message); }
 
 Result<std::shared_ptr<std::byte>> Context::allocate(DeviceType device, std::size_t bytes) {
+  if (is_forked_child()) return refused_in_child();
   if (device == DeviceType::Cuda) retired_.sweep();
   return planes_.data->allocate(device, bytes);
 }
@@ -105,6 +128,7 @@ void Context::retire(std::shared_ptr<void> memory, RetiredMemory::Events last_us
 }
 
 Status Context::run(const BlockingAllreduce& allreduce) {
+  if (is_forked_child()) return refused_in_child();
   const Executor::RunNow run = coordinator_->run_now(allreduce);
   switch (run.state) {
     case Executor::RunNow::State::Done:
@@ -119,6 +143,10 @@ Status Context::run(const BlockingAllreduce& allreduce) {
 }
 
 std::shared_ptr<Work> Context::submit(Submission submission) {
+  if (is_forked_child()) {
+    submission.work->complete(refused_in_child());
+    return submission.work;
+  }
   Request& request = submission.request;
   if (request.name.empty()) {
     const std::lock_guard lock(mutex_);

@@ -24,6 +24,8 @@
 
 namespace kolo::core {
 
+struct Agreement;
+
 /// How a rank reaches the others.
 struct Planes {
   std::unique_ptr<ControlPlane> control;
@@ -43,16 +45,25 @@ using Connect = std::function<Result<Planes>(const Config&, Doorbell&)>;
 /// alone and MPI is not touched.
 Result<Planes> connect_to_job(const Config& config, Doorbell& doorbell);
 
+/// If the program finalises MPI, `leave` is called first, while Kolo can still use it.
+Status leave_before_mpi(void (*leave)());
+
+/// Finalises MPI now, if Kolo has started it and nobody has finalised it. Collective.
+void end_own_mpi();
+
 class Context {
  public:
   /// Collective: returns when all ranks have called it. Fails on every rank when the ranks'
-  /// settings do not go together, and on each that cannot start.
+  /// settings do not go together, or one of them cannot start.
   static Result<std::unique_ptr<Context>> create(const Config& config, const Connect& connect);
 
   /// Leaves: see Coordinator::leave().
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
+
+  /// In a child of fork() (base/forked.h) nothing is submitted, or told to anybody: there all that can
+  /// fail does. The Context itself is not to be destroyed there.
 
   const Topology& topology() const { return topology_; }
 
@@ -66,9 +77,7 @@ class Context {
   /// This rank submits nothing more of the plan: the other members' later operations of it fail. When all
   /// members have said so, nothing is left of it. The members of the set have agreed on an operation
   /// before. Never blocks. Thread-safe.
-  void end_plan(ChannelId process_set, PlanId plan) {
-    coordinator_->end_plan(plan_channel(process_set, plan));
-  }
+  void end_plan(ChannelId process_set, PlanId plan);
 
   /// 0, 1, 2, …: for names that are the same on all ranks, as long as these ask in the same order.
   /// Thread-safe.
@@ -104,6 +113,7 @@ class Context {
 
  private:
   explicit Context(const Config& config) : config_(config) {}
+  Status start(const Agreement& agreement);
 
   const Config config_;
   std::shared_ptr<spdlog::logger> logger_;

@@ -4,10 +4,10 @@
 
 #include <chrono>
 #include <cstdlib>
-#include <system_error>
 #include <thread>
 #include <utility>
 
+#include "base/threads.h"
 #include "cuda/check.h"
 #include "cuda/stream.h"
 
@@ -37,6 +37,7 @@ Result<Communicator> Communicator::connect(const ncclUniqueId& id, int members, 
   ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
   config.blocking = 0;
   ncclComm_t comm = nullptr;
+  const SignalsBlocked blocked;
   const ncclResult_t result = ncclCommInitRankConfig(&comm, members, id, member, &config);
   if (Status status = check(result, "ncclCommInitRankConfig", comm); !status.ok()) return status;
   return Communicator(comm, end_within);
@@ -89,10 +90,11 @@ EndingCommunicator::EndingCommunicator(Communicator communicator, int device) {
     { const Communicator last = std::move(ending); }
     over_.store(true, std::memory_order_release);
   };
-  try {
-    thread_ = std::thread(std::move(end));
-  } catch (const std::system_error&) {
-    // No thread is to be had: it has ended here.
+  Result<std::thread> thread = start_thread("kolo-nccl-end", std::move(end));
+  if (thread.ok()) {
+    thread_ = std::move(thread).value();
+  } else {
+    // It has ended here.
     over_.store(true, std::memory_order_release);
   }
 }
@@ -103,6 +105,7 @@ EndingCommunicator::~EndingCommunicator() {
 
 Result<ncclUniqueId> new_communicator_id() {
   ncclUniqueId id;
+  const SignalsBlocked blocked;
   const Status status = check(ncclGetUniqueId(&id), "ncclGetUniqueId", nullptr);
   if (!status.ok()) return status;
   return id;

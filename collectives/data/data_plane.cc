@@ -6,6 +6,8 @@
 #include <cstdlib>
 #include <numeric>
 
+#include "base/memory_left.h"
+
 namespace kolo::core {
 namespace {
 
@@ -14,6 +16,7 @@ constexpr std::size_t kAlignment = 64;
 }  // namespace
 
 Result<std::shared_ptr<std::byte>> allocate_memory(std::size_t bytes) {
+  if (Status status = memory_left_for(bytes); !status.ok()) return status;
   // A multiple of the alignment, and not 0.
   const std::size_t size =
       (std::max(bytes, std::size_t{1}) + kAlignment - 1) / kAlignment * kAlignment;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <variant>
 
+#include "base/threads.h"
 #include "engine/default_arithmetic.h"
 
 namespace kolo::core {
@@ -74,15 +75,31 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
                [this](std::span<const int> ranks, const Message& message) {
                  return send(ranks, message);
                }) {
-  for (const Envelope& envelope : planes.early) {
-    const Result<Message> message = decode(envelope.bytes);
-    if (message.ok()) (void)circles_.handle(envelope.source, std::get<Blocked>(message.value()));
-  }
   baton_->serve(*this);
-  thread_ = std::thread([this] { run_thread(); });
 }
 
 Coordinator::~Coordinator() { leave(); }
+
+Status Coordinator::start() {
+  Result<std::thread> thread = start_thread("kolo", [this] { run_thread(); });
+  if (!thread.ok()) return thread.status();
+  thread_ = std::move(thread).value();
+  return {};
+}
+
+void Coordinator::hear(const std::vector<Envelope>& early) {
+  for (const Envelope& envelope : early) {
+    const Result<Message> message = decode(envelope.bytes);
+    if (message.ok()) (void)circles_.handle(envelope.source, std::get<Blocked>(message.value()));
+  }
+}
+
+void Coordinator::abandon() {
+  // Nobody has had the baton yet. So it is finished at once.
+  failure_ = "the ranks could not start";
+  leaving_ = true;
+  leave();
+}
 
 void Coordinator::submit(SubmissionPtr submission) {
   const bool awaited = submission->awaited;
@@ -136,7 +153,9 @@ void Coordinator::leave() {
     news_.store(true, std::memory_order_relaxed);
   }
   baton_->close();
-  std::call_once(join_once_, [this] { thread_.join(); });
+  std::call_once(join_once_, [this] {
+    if (thread_.joinable()) thread_.join();
+  });
 }
 
 void Coordinator::run_thread() {

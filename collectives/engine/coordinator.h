@@ -64,8 +64,6 @@ class Coordinator final : private Baton::Holder {
     DataPlane& data;
     /// What the planes ring.
     Doorbell& doorbell;
-    /// What ranks that had started before have said: Blocked.
-    std::vector<Envelope> early = {};
   };
 
   /// What is recorded, and, on another host than rank 0's, the relay that it goes through. May be
@@ -75,13 +73,22 @@ class Coordinator final : private Baton::Holder {
     TraceRelay* relay = nullptr;
   };
 
-  /// Starts the thread. All of these must outlive the coordinator. `baton`: of the planes'
-  /// doorbell.
+  /// All of these must outlive the coordinator. `baton`: of the planes' doorbell.
   Coordinator(const Config& config, Planes planes, std::shared_ptr<Baton> baton, Trace trace,
               spdlog::logger& logger);
 
   /// Leaves.
   ~Coordinator() override;
+
+  /// Starts the thread, before anything is submitted. Fails when there is none to be had: then it is to be
+  /// abandoned.
+  Status start();
+
+  /// What ranks that had started before have said: Blocked. Before anything is submitted.
+  void hear(const std::vector<Envelope>& early);
+
+  /// In place of leave(), where another rank could not start: nobody listens, so nothing is said.
+  void abandon();
 
   /// Never blocks; errors come through the submission's Work. Thread-safe.
   void submit(SubmissionPtr submission);

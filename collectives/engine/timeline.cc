@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <system_error>
 
 #include "engine/trace_writer.h"
 
@@ -19,14 +18,10 @@ constexpr Timeline::Track kProcess{0};
 
 Result<std::unique_ptr<Timeline>> Timeline::open(std::unique_ptr<TraceSink> sink,
                                                  const Options& options) {
-  try {
-    auto writer =
-        std::make_unique<TraceWriter>(std::move(sink), options.backlog_limit, options.on_error);
-    return std::unique_ptr<Timeline>(new Timeline(options, std::move(writer)));
-  } catch (const std::system_error& error) {
-    return Status::error(
-        fmt::format("cannot start the thread that writes the timeline: {}", error.what()));
-  }
+  auto writer =
+      std::make_unique<TraceWriter>(std::move(sink), options.backlog_limit, options.on_error);
+  if (Status status = writer->start(); !status.ok()) return status;
+  return std::unique_ptr<Timeline>(new Timeline(options, std::move(writer)));
 }
 
 Timeline::Timeline(const Options& options, std::unique_ptr<TraceWriter> writer)

@@ -1,11 +1,10 @@
 #include "engine/trace_writer.h"
 
-#include <pthread.h>
-
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <utility>
+
+#include "base/threads.h"
 
 namespace kolo::core {
 namespace {
@@ -15,31 +14,17 @@ constexpr std::size_t kBlock = std::size_t{64} << 10;
 /// As much is written at once, without gathering more.
 constexpr std::size_t kMuch = std::size_t{1} << 20;
 
-/// No signal is handled on the threads started in its lifetime. Among them is SIGXFSZ, which would
-/// end the process when the file reaches the limit on its size.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_{};
-};
-
 }  // namespace
 
 TraceWriter::TraceWriter(std::unique_ptr<TraceSink> sink, std::size_t backlog_limit,
                          std::function<void(const std::string&)> on_error)
-    : sink_(std::move(sink)), backlog_limit_(backlog_limit), on_error_(std::move(on_error)) {
-  const SignalsBlocked blocked;
-  thread_ = std::thread([this] { run(); });
-  pthread_setname_np(thread_.native_handle(), "kolo-timeline");
+    : sink_(std::move(sink)), backlog_limit_(backlog_limit), on_error_(std::move(on_error)) {}
+
+Status TraceWriter::start() {
+  Result<std::thread> thread = start_thread("kolo-timeline", [this] { run(); });
+  if (!thread.ok()) return thread.status();
+  thread_ = std::move(thread).value();
+  return {};
 }
 
 TraceWriter::~TraceWriter() {
@@ -48,7 +33,7 @@ TraceWriter::~TraceWriter() {
     stop_ = true;
   }
   wake_.notify_one();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void TraceWriter::append(std::string_view lines, Priority priority) {

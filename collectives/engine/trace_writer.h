@@ -24,13 +24,15 @@ class TraceWriter {
  public:
   enum class Priority { MayBeDropped, Keep };
 
-  /// Throws std::system_error when no thread can be started.
   TraceWriter(std::unique_ptr<TraceSink> sink, std::size_t backlog_limit,
               std::function<void(const std::string&)> on_error);
   TraceWriter(const TraceWriter&) = delete;
   TraceWriter& operator=(const TraceWriter&) = delete;
   /// Writes what is left.
   ~TraceWriter();
+
+  /// Before anything is appended. Fails when no thread can be started; then nothing is to be.
+  Status start();
 
   /// Takes the whole lines of one event; drops them when more than the limit waits to be written,
   /// or when writing has failed.

@@ -1,10 +1,13 @@
 #include "engine/work.h"
 
+#include "base/forked.h"
 #include "engine/baton.h"
 
 namespace kolo::core {
 
 Status Work::wait() const {
+  // Who would do it is in the parent.
+  if (!done() && is_forked_child()) return refused_in_child();
   if (baton_ != nullptr && !done()) baton_->await(*this);
   while (!done()) sleep();
   return *status_;

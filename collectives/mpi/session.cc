@@ -10,6 +10,8 @@
 #include <mutex>
 #include <string_view>
 
+#include "base/forked.h"
+#include "base/threads.h"
 #include "mpi/start_watch.h"
 
 namespace kolo::core::mpi {
@@ -33,18 +35,22 @@ Result<int> first_rank_of(const Comm& host, MPI_Comm ranks) {
   return lowest;
 }
 
+std::atomic<bool> started_here = false;
 std::atomic<bool> is_left_unfinished = false;
 
 void finalize_at_exit(int exit_status, void* /*argument*/) {
-  if (exit_status == EXIT_SUCCESS && !is_left_unfinished && is_active()) MPI_Finalize();
+  if (exit_status == EXIT_SUCCESS) Session::end_own();
 }
 
 Status start(const Patience& patience) {
+  // MPI's own threads are not there to handle the program's signals.
+  const SignalsBlocked blocked;
   const StartWatch watch(patience);
   int level = MPI_THREAD_SINGLE;
   Status status =
       check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level), "MPI_Init_thread");
   if (!status.ok()) return status;
+  started_here = true;
   if (on_exit(finalize_at_exit, nullptr) != 0) {
     return Status::error("cannot register MPI_Finalize to be called when the process exits");
   }
@@ -116,6 +122,27 @@ Result<Session> Session::open(const Options& options) {
       "MPI_THREAD_SERIALIZED or better: call MPI_Init_thread(&argc, &argv, MPI_THREAD_MULTIPLE, "
       "&provided) in place of MPI_Init, or leave starting MPI to kolo::init()",
       thread_level_name(level)));
+}
+
+void Session::end_own() {
+  if (!started_here || is_left_unfinished || is_forked_child()) return;
+  if (is_active()) MPI_Finalize();
+}
+
+Status Session::before_end(void (*call)()) {
+  // MPI frees MPI_COMM_SELF before it does anything else to finalise, and tells those who have attributes there.
+  static std::atomic<void (*)()> called = nullptr;
+  static int key = MPI_KEYVAL_INVALID;
+  called = call;
+  if (key != MPI_KEYVAL_INVALID) return {};
+  const auto tell = [](MPI_Comm, int, void*, void*) {
+    called.load()();
+    return MPI_SUCCESS;
+  };
+  Status status = check(MPI_Comm_create_keyval(MPI_COMM_NULL_COPY_FN, tell, &key, nullptr),
+                        "MPI_Comm_create_keyval");
+  if (!status.ok()) return status;
+  return check(MPI_Comm_set_attr(MPI_COMM_SELF, key, nullptr), "MPI_Comm_set_attr");
 }
 
 Result<Comm> Session::duplicate_world() const { return Comm::duplicate(ranks_); }

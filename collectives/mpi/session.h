@@ -41,6 +41,13 @@ class Session {
   static Result<Session> open(const Options& options);
   static Result<Session> open() { return open(Options{}); }
 
+  /// Finalises MPI if it was started here and still runs; not in a child of fork(). Collective.
+  static void end_own();
+
+  /// `call` is called when anybody finalises MPI, while MPI can still be used. The last one counts. Not
+  /// thread-safe.
+  static Status before_end(void (*call)());
+
   /// All ranks; for who knows that they all come. Others may use it as well.
   MPI_Comm ranks() const { return ranks_; }
 

@@ -14,9 +14,11 @@
 #include <set>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "base/config.h"
+#include "base/threads.h"
 
 namespace kolo::core::mpi {
 namespace {
@@ -85,11 +87,9 @@ StartWatch::StartWatch(const Patience& patience)
   if (!launcher_->job.empty()) {
     socket_ = open_named_socket(fmt::format("{}{}", name_begins(*launcher_), launcher_->rank));
   }
-  try {
-    thread_ = std::thread([this] { run(); });
-  } catch (const std::system_error&) {
-    // It only watches: what needs threads says so later.
-  }
+  // Without one: it only watches, and what needs threads says so later.
+  Result<std::thread> thread = start_thread("kolo-start", [this] { run(); });
+  if (thread.ok()) thread_ = std::move(thread).value();
 }
 
 StartWatch::~StartWatch() {

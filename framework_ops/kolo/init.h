@@ -21,14 +21,21 @@ namespace kolo {
 /// only rank.
 ///
 /// @throws kolo::Error when MPI was initialised with too low a thread level; on all ranks when they run
-/// different builds of Kolo, or a setting of one is bad.
+/// different builds of Kolo, a setting of one is bad, or one has no thread or no memory to start with; in a
+/// child of fork() of a process that has called it.
 void init();
 
 /// Leaves. Waits until all ranks have called it, or have ended: until then they may still need this
 /// rank's part of what was submitted. Operations that need a rank that has left fail on the others
-/// with an error that names it. Runs by itself at exit; harmless when not initialised.
+/// with an error that names it. Runs by itself at exit, and in MPI_Finalize() where the program calls that
+/// first; harmless when not initialised, and in a child of fork().
+///
+/// MPI that Kolo has started is finalised by exit(0), a return of 0 from main(), and, after shutdown(), by
+/// quick_exit(). _exit() and _Exit() run nothing, and mpirun takes them for a crash unless the program calls
+/// MPI_Finalize() before.
 void shutdown() noexcept;
 
+/// False in a child of fork().
 bool is_initialized() noexcept;
 
 /// Rank of this process, 0 … size()-1. These throw kolo::Error before init() or after shutdown().

@@ -122,8 +122,9 @@ class Work {
 
 /// An uninitialised tensor in memory that the other ranks of this host can reach, or that NCCL
 /// knows. It is all-reduced without a copy; otherwise it is as torch::empty() makes it, and may
-/// outlive shutdown(). Not collective. @throws kolo::Error when it is not to be dense, on the CPU
-/// or on local_device(), or memory is short.
+/// outlive shutdown(). A child of fork() has a copy, which is made as it writes: until then it reads what
+/// its parent has. Not collective. @throws kolo::Error when it is not to be dense, on the CPU
+/// or on local_device(), or memory is short: of the host, or of a cgroup such as a container's.
 torch::Tensor empty(torch::IntArrayRef sizes, const torch::TensorOptions& options = {});
 
 /// Reduces tensors of equal shape and dtype over all ranks; every rank gets the result.
