@@ -10,6 +10,7 @@
 #include "base/forked.h"
 #include "context/handshake.h"
 #include "engine/trace_file.h"
+#include "mpi/session.h"
 
 namespace kolo::core {
 namespace {
@@ -107,6 +108,8 @@ void Context::leave() {
   // While rank 0 still listens.
   if (relay_ != nullptr) timeline_->flush();
   coordinator_->leave();
+  // Which would wait for them, too.
+  if (coordinator_->has_left_early()) mpi::leave_mpi_unfinished();
 }
 
 void Context::end_plan(ChannelId process_set, PlanId plan) {

@@ -74,7 +74,8 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
       circles_(config, rank_, baton_->waiters(), sets_,
                [this](std::span<const int> ranks, const Message& message) {
                  return send(ranks, message);
-               }) {
+               }),
+      leaves_(config, planes.control.topology(), logger) {
   baton_->serve(*this);
 }
 
@@ -307,6 +308,7 @@ Status Coordinator::relay_trace() {
 
 Status Coordinator::begin_leaving() {
   leaving_ = true;
+  leaves_.begin(now_);
   std::set<int> leaders;
   for (const auto& [id, set] : sets_.all()) leaders.insert(set.leader());
   leaders.erase(rank_);
@@ -380,6 +382,7 @@ Status Coordinator::handle(int source, const Leave& leave) {
 
 Status Coordinator::handle(int /*source*/, const MemberLeft& member_left) {
   plans_.end(member_left);
+  if (member_left.channel == kWorldChannel) leaves_.left(member_left.rank);
   return {};
 }
 
@@ -447,7 +450,10 @@ Status Coordinator::report_stalls() {
   for (const auto& [rank, notice] : notices.value()) {
     if (Status status = send(rank, notice); !status.ok()) return status;
   }
-  return {};
+  if (!leaving_ || all_left_.contains(kWorldChannel)) return {};
+  Status waited = leaves_.check(now_);
+  has_left_early_ = !waited.ok();
+  return waited;
 }
 
 Status Coordinator::watch_circles() {

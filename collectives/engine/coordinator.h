@@ -47,6 +47,7 @@
 #include "engine/circle_watch.h"
 #include "engine/engine_trace.h"
 #include "engine/executor.h"
+#include "engine/leave_monitor.h"
 #include "engine/plans.h"
 #include "engine/process_sets.h"
 #include "engine/stall_monitor.h"
@@ -106,6 +107,9 @@ class Coordinator final : private Baton::Holder {
   /// Of this rank. Thread-safe.
   Waiters& waiters() { return baton_->waiters(); }
 
+  /// After leave(): it did not wait any longer for ranks that have not left.
+  bool has_left_early() const { return has_left_early_; }
+
  private:
   void run_thread();
   void run(const Work* awaited) noexcept override;
@@ -159,6 +163,7 @@ class Coordinator final : private Baton::Holder {
   ProcessSets sets_;
   StallMonitor stalls_;
   CircleWatch circles_;
+  LeaveMonitor leaves_;
 
   std::mutex mutex_;
   std::vector<SubmissionPtr> submitted_;  // guarded by mutex_
@@ -182,6 +187,7 @@ class Coordinator final : private Baton::Holder {
   };
   std::optional<Suspicion> suspicion_;
   bool leaving_ = false;
+  bool has_left_early_ = false;
   /// Sets for which AllLeft has come, or was sent.
   std::set<ChannelId> all_left_;
   std::once_flag join_once_;

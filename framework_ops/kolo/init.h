@@ -27,7 +27,9 @@ void init();
 
 /// Leaves. Waits until all ranks have called it, or have ended: until then they may still need this
 /// rank's part of what was submitted. Operations that need a rank that has left fail on the others
-/// with an error that names it. Runs by itself at exit, and in MPI_Finalize() where the program calls that
+/// with an error that names it. Ranks that do not come are named in the log after
+/// `KOLO_STALL_WARNING_SECONDS`, and after `KOLO_STALL_ABORT_SECONDS` they are waited for no longer, with an
+/// error in the log. Runs by itself at exit, and in MPI_Finalize() where the program calls that
 /// first; harmless when not initialised, and in a child of fork().
 ///
 /// MPI that Kolo has started is finalised by exit(0), a return of 0 from main(), and, after shutdown(), by

@@ -143,6 +143,13 @@ class Absent(StartTest):
             self.assertEqual(self.lines(done), self.sums(count))
             self.assert_has("".join(self.warnings(done)), "rank(s) 1 have not called kolo::init()")
 
+    def test_from_shutdown(self):
+        for count in (2, 3):
+            done = ranks(count, "stays", **IMPATIENT)
+            self.assertNotEqual(done.returncode, 0)
+            self.assert_has(done.stderr, "rank(s) 1 have not called kolo::shutdown() (or ended)",
+                            "kolo::shutdown(): given up after ", "KOLO_STALL_ABORT_SECONDS")
+
 
 class Communicators(StartTest):
     def test_part_of_the_world(self):
