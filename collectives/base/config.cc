@@ -10,6 +10,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <optional>
+#include <set>
 #include <string_view>
 
 extern char** environ;
@@ -113,6 +114,12 @@ std::optional<std::string> get(std::string_view name) {
   return value == nullptr ? std::nullopt : std::optional<std::string>(value);
 }
 
+/// What need not be alike on all ranks.
+bool is_of_one_rank(std::string_view nccl_name) {
+  return nccl_name.starts_with("NCCL_DEBUG") || nccl_name.ends_with("_FILE") ||
+         nccl_name.ends_with("_IFNAME") || nccl_name == "NCCL_IB_HCA" || nccl_name == "NCCL_HOSTID";
+}
+
 /// Whether the text is that port of a service: 80_TCP, 80_TCP_ADDR, 80_TCP_PORT or 80_TCP_PROTO.
 bool is_service_port(std::string_view text) {
   const std::size_t digits = text.find_first_not_of("0123456789");
@@ -137,9 +144,11 @@ bool is_of_service(std::string_view name, std::string_view value) {
 
 Result<Config> Config::from_environment() {
   Config config;
+  std::set<std::string_view> nccl;
   for (char** entry = environ; *entry != nullptr; ++entry) {
     const std::string_view variable(*entry);
     const std::string_view name = variable.substr(0, variable.find('='));
+    if (name.starts_with("NCCL_") && !is_of_one_rank(name)) nccl.insert(variable);
     // KOLO_TEST_* and KOLO_MPIRUN belong to the tests and the launcher.
     if (!name.starts_with("KOLO_") || name.starts_with("KOLO_TEST_") || name == "KOLO_MPIRUN" ||
         name == kRankMark) {
@@ -153,6 +162,7 @@ Result<Config> Config::from_environment() {
     }
     if (Status status = apply(config, name, value); !status.ok()) return status;
   }
+  for (const std::string_view variable : nccl) config.nccl += fmt::format("{}\n", variable);
   return config;
 }
 

@@ -59,6 +59,10 @@ struct Config {
   /// A rank all of whose threads have waited so long for other ranks says so (engine/circle.h). For tests.
   std::chrono::duration<double> circle_after = std::chrono::seconds(1);
 
+  /// NCCL's settings that ranks are to have alike: a line `NAME=value` for each, in the order of names.
+  /// Not those that are about messages, files, or a host's devices.
+  std::string nccl;
+
   /// Reads `KOLO_*`. Fails, naming variable, value and what is accepted, on a value that makes no
   /// sense, and on an unknown KOLO_ variable, which would otherwise be a setting silently ignored. Those
   /// that Kubernetes makes for services called kolo, or kolo-something, are none.

@@ -68,6 +68,7 @@ Result<std::unique_ptr<Context>> Context::create(const Config& config, const Con
   const Result<Agreement> agreement =
       shake_hands(config, begun, *context->planes_.control, context->doorbell_);
   if (!agreement.ok()) return agreement.status();
+  if (!agreement.value().warning.empty()) context->logger_->warn("{}", agreement.value().warning);
   const Status started = context->start(agreement.value());
   const Result<Agreement> all_started =
       shake_hands(config, started, *context->planes_.control, context->doorbell_);

@@ -2,8 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <map>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <variant>
 
@@ -68,6 +70,56 @@ std::string find_difference(const std::map<int, Hello>& hellos) {
           "KOLO_TIMELINE is set on rank {}, but not on rank {}. Set it on all ranks or on none.",
           first.timeline ? 0 : rank, first.timeline ? rank : 0);
     }
+    if (!hello.timeline_file.empty() && hello.timeline_file != first.timeline_file) {
+      return fmt::format(
+          "KOLO_TIMELINE differs: rank 0 has '{}', rank {} of the same host has '{}'. All ranks write one "
+          "file: set the same on all of them.",
+          first.timeline_file, rank, hello.timeline_file);
+    }
+  }
+  return {};
+}
+
+/// The file, whatever folder each rank works in.
+std::string file_of(const Config& config, const Topology& topology) {
+  if (config.timeline.empty() || !topology.with_rank_0) return {};
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(config.timeline, error);
+  const auto file = error ? absolute : std::filesystem::weakly_canonical(absolute, error);
+  return error ? config.timeline : file.string();
+}
+
+/// By name, of lines NAME=value.
+std::map<std::string, std::string> variables_in(const std::string& lines) {
+  std::map<std::string, std::string> variables;
+  std::istringstream text(lines);
+  for (std::string line; std::getline(text, line);) {
+    const std::size_t end = line.find('=');
+    if (end != line.npos) variables[line.substr(0, end)] = line.substr(end + 1);
+  }
+  return variables;
+}
+
+/// Of NCCL's settings, the first that is not alike. Empty: all are.
+std::string nccl_difference(const std::map<int, Hello>& hellos) {
+  const auto quoted = [](const auto& variables, const std::string& name) {
+    const auto found = variables.find(name);
+    return found == variables.end() ? "none" : fmt::format("'{}'", found->second);
+  };
+  const auto first = variables_in(hellos.at(0).nccl);
+  for (const auto& [rank, hello] : hellos) {
+    const auto others = variables_in(hello.nccl);
+    auto names = first;
+    names.insert(others.begin(), others.end());
+    for (const auto& [name, value] : names) {
+      const std::string here = quoted(first, name);
+      const std::string there = quoted(others, name);
+      if (here == there) continue;
+      return fmt::format(
+          "{} differs: rank 0 has {}, rank {} has {}. NCCL may hang, or fail, where ranks do not have the "
+          "same settings: give them to all ranks (mpirun -x).",
+          name, here, rank, there);
+    }
   }
   return {};
 }
@@ -98,6 +150,7 @@ Result<Agreement> gather_hellos(const Hello& own, ControlPlane& control, Doorbel
   Agreement agreement;
   agreement.timeline_origin =
       Clock::time_point(std::chrono::nanoseconds(welcome.timeline_origin_ns));
+  agreement.warning = nccl_difference(hellos);
   return agreement;
 }
 
@@ -109,7 +162,9 @@ Result<Agreement> shake_hands(const Config& config, const Status& ready, Control
   const Hello own{.refusal = ready.ok() ? "" : ready.message(),
                   .fusion_threshold = config.fusion_threshold.value_or(kDefaultFusionThreshold),
                   .timeline = !config.timeline.empty(),
-                  .gpu_over_mpi = config.gpu_over_mpi};
+                  .gpu_over_mpi = config.gpu_over_mpi,
+                  .timeline_file = file_of(config, topology),
+                  .nccl = config.nccl};
   if (topology.rank == 0) return gather_hellos(own, control, doorbell);
   if (Status status = control.send(0, encode(own)); !status.ok()) return status;
   Agreement agreement;

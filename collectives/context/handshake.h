@@ -3,6 +3,7 @@
 /// The first words between ranks, before the coordinator starts.
 
 #include <chrono>
+#include <string>
 #include <vector>
 
 #include "base/config.h"
@@ -18,6 +19,8 @@ struct Agreement {
   /// Added to this rank's clock to get rank 0's, as near as one message tells; 0 on rank 0's host,
   /// where all processes have the same clock.
   std::chrono::nanoseconds clock_offset{0};
+  /// On rank 0, for the log, if not empty: what ranks would better have alike.
+  std::string warning;
   /// What ranks that have started already have said besides.
   std::vector<Envelope> early;
 };

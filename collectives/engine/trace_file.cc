@@ -85,6 +85,11 @@ std::string lay_out(std::string_view lines, std::int64_t offset) {
   return out;
 }
 
+bool begins_a_trace(int fd) {
+  std::array<char, 2> begin{};
+  return ::pread(fd, begin.data(), begin.size(), 0) == 2 && begin == std::array{'[', '\n'};
+}
+
 /// 0, or errno.
 int write_all(int fd, std::string_view text) {
   while (!text.empty()) {
@@ -100,7 +105,7 @@ int write_all(int fd, std::string_view text) {
 Result<TraceFile> TraceFile::open(const std::string& path, bool create) {
   // O_NONBLOCK: not to wait for the other end of a named pipe.
   const int flags = O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK;
-  TraceFile file(path, ::open(path.c_str(), create ? flags | O_CREAT | O_TRUNC : flags, 0666));
+  TraceFile file(path, ::open(path.c_str(), create ? flags | O_CREAT : flags, 0666));
   if (file.fd_ < 0) return failure(create ? "create" : "open", path, errno);
   struct stat info {};
   if (::fstat(file.fd_, &info) != 0) return failure("open", path, errno);
@@ -108,6 +113,13 @@ Result<TraceFile> TraceFile::open(const std::string& path, bool create) {
     return Status::error(fmt::format("cannot write the timeline '{}': not a regular file", path));
   }
   if (create) {
+    if (info.st_size > 0 && !begins_a_trace(file.fd_)) {
+      return Status::error(fmt::format(
+          "cannot write the timeline '{}': the file is there already, and is no timeline: remove it, or "
+          "choose another name",
+          path));
+    }
+    if (::ftruncate(file.fd_, 0) != 0) return failure("create", path, errno);
     if (const int error = write_all(file.fd_, "[\n"); error != 0) {
       return failure("write", path, error);
     }

@@ -16,7 +16,8 @@ namespace kolo::core {
 /// cut.
 class TraceFile final : public TraceSink {
  public:
-  /// Opens a file that is there, or (`create`) empties it or makes it, and begins the array.
+  /// Opens a file that is there, or (`create`) makes it, or empties one of an earlier trace, and begins the
+  /// array. Any other file is left as it is, and an error.
   static Result<TraceFile> open(const std::string& path, bool create);
 
   TraceFile(TraceFile&& other) noexcept;

@@ -183,6 +183,8 @@ void message_fields(Visitor& visit, M& message) {
     visit(message.fusion_threshold);
     visit(message.timeline);
     visit(message.gpu_over_mpi);
+    visit(message.timeline_file);
+    visit(message.nccl);
   } else if constexpr (std::is_same_v<Kind, Welcome>) {
     visit(message.error);
     visit(message.clock_ns);

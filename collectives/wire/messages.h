@@ -131,6 +131,10 @@ struct Hello {
   std::int64_t fusion_threshold = 0;
   bool timeline = false;
   bool gpu_over_mpi = false;
+  /// On rank 0's host: the timeline's file, whatever its name is relative to. Elsewhere empty.
+  std::string timeline_file;
+  /// Config::nccl.
+  std::string nccl;
 
   bool operator==(const Hello&) const = default;
 };

@@ -97,7 +97,7 @@ void fill(Failure& m) { m = {any_text()}; }
 void fill(StallNotice& m) { m = {any_channel()}; }
 void fill(Hello& m) {
   const auto any_bool = [] { return *rc::gen::arbitrary<bool>(); };
-  m = {any_text(), any_int64(), any_bool(), any_bool()};
+  m = {any_text(), any_int64(), any_bool(), any_bool(), any_text(), any_text()};
 }
 void fill(Welcome& m) { m = {any_text(), any_int64(), any_int64()}; }
 void fill(TraceLines& m) { m = {any_text()}; }

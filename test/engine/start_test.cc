@@ -61,6 +61,28 @@ TEST_P(StartTest, TimelineOnSomeRanksOnly) {
               ::testing::Each(AllOf(HasSubstr("KOLO_TIMELINE"), HasSubstr("rank 1"))));
 }
 
+TEST_P(StartTest, TimelinesOfAHostDiffer) {
+  const std::string own = ::testing::TempDir() + fmt::format("/kolo-own-{}.json", getpid());
+  const std::string other = ::testing::TempDir() + fmt::format("/kolo-other-{}.json", getpid());
+  std::ofstream(other) << "of somebody else, without an end";
+  for (const std::string& differs : {other, other + ".missing"}) {
+    Job job(3, GetParam());
+    job.change_config = [&](int rank, Config config) {
+      config.timeline = rank == 1 ? differs : own;
+      return config;
+    };
+    EXPECT_THAT(errors_of_start(job),
+                ::testing::Each(AllOf(HasSubstr("KOLO_TIMELINE differs: rank 0 has '"),
+                                      HasSubstr("kolo-own"), HasSubstr("rank 1 of the same host has '"),
+                                      HasSubstr("kolo-other"))));
+    std::filesystem::remove(own);
+  }
+  std::stringstream text;
+  text << std::ifstream(other).rdbuf();
+  EXPECT_EQ(text.str(), "of somebody else, without an end");
+  std::filesystem::remove(other);
+}
+
 TEST_P(StartTest, TimelineCannotBeOpened) {
   Job job(3, GetParam());
   job.config.timeline = "/no/such/folder/timeline.json";

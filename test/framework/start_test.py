@@ -109,6 +109,31 @@ class Settings(StartTest):
                 self.assert_has(error, "kolo::init(): rank 1: KOLO_LOG_LEVEL='loud' is not valid")
 
 
+class Differences(StartTest):
+    def two(self, first, second, count=2):
+        """Rank 0 with one setting, and the others with another one."""
+        return run([MPIRUN, "-np", "1", "--bind-to", "none", "-x", first, PROGRAM, "plain", ":",
+                    "-np", str(count - 1), "-x", second, PROGRAM, "plain"], MPI_ENVIRONMENT)
+
+    def test_timelines(self):
+        with tempfile.TemporaryDirectory() as folder:
+            for count in (2, 3):
+                done = self.two(f"KOLO_TIMELINE={folder}/0.json", f"KOLO_TIMELINE={folder}/1.json",
+                                count)
+                for error in self.errors(done, count):
+                    self.assert_has(error, "kolo::init(): KOLO_TIMELINE differs: rank 0 has '",
+                                    "/0.json', rank 1 of the same host has '", "/1.json'")
+
+    def test_settings_of_nccl(self):
+        done = self.two("NCCL_ALGO=Ring", "NCCL_ALGO=Tree")
+        self.assertEqual(self.lines(done), self.sums(2))
+        self.assert_has(done.stderr, "warning: NCCL_ALGO differs: rank 0 has 'Ring', "
+                        "rank 1 has 'Tree'.")
+        done = self.two("NCCL_DEBUG=INFO", "NCCL_DEBUG=WARN")
+        self.assertEqual(self.lines(done), self.sums(2))
+        self.assertNotIn("differs", done.stderr)
+
+
 class Absent(StartTest):
     """A rank that does not come is named, and waited for no longer than is wanted."""
 

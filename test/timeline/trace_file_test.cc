@@ -75,12 +75,22 @@ std::string message_of(const std::string& path, bool create) {
 
 TEST(TraceFile, BeginsAnArrayAndAppends) {
   const TemporaryPath path;
-  write_raw(path.string(), "what was there before");
+  write_raw(path.string(), "[\n{\"an\":\"earlier one\"},\n{\"cut");
   TraceFile first = open_file(path.string(), true);
   TraceFile second = open_file(path.string(), false);
   ASSERT_TRUE(second.append("{\"a\":1},\n").ok());
   ASSERT_TRUE(first.append("{\"a\":2},\n{\"a\":3},\n").ok());
   EXPECT_EQ(read_text(path.string()), "[\n{\"a\":1},\n{\"a\":2},\n{\"a\":3},\n");
+}
+
+TEST(TraceFile, LeavesOtherFilesAsTheyAre) {
+  const TemporaryPath path;
+  write_raw(path.string(), "first line\nlast line, without an end");
+  EXPECT_EQ(message_of(path.string(), true),
+            fmt::format("cannot write the timeline '{}': the file is there already, and is no timeline: "
+                        "remove it, or choose another name",
+                        path.string()));
+  EXPECT_EQ(read_text(path.string()), "first line\nlast line, without an end");
 }
 
 TEST(TraceFile, SaysWhyAPathIsBad) {
