@@ -63,7 +63,8 @@ function(kolo_add_mpi_test name target)
   endif()
   foreach(ranks IN LISTS ARG_NP)
     add_test(NAME ${name}.np${ranks}
-      COMMAND ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none
+      COMMAND "${KOLO_TEST_SUPPORT_DIR}/in_own_folder"
+              ${MPIEXEC_EXECUTABLE} ${MPIEXEC_NUMPROC_FLAG} ${ranks} --bind-to none
               $<TARGET_FILE:${target}> ${ARG_ARGS})
     set_tests_properties(${name}.np${ranks} PROPERTIES
       TIMEOUT 600 PROCESSORS ${ranks} ENVIRONMENT "${environment}")

@@ -16,7 +16,11 @@ PROGRAM = sys.argv.pop(1)
 # A job that hangs is given up after this time; none comes near it otherwise.
 SECONDS = 100
 
+# Of Open MPI: jobs that share a folder and start at the same time hang now and then.
+SESSIONS = tempfile.TemporaryDirectory(prefix="kolo-")
+
 MPI_ENVIRONMENT = {
+    "OMPI_MCA_orte_tmpdir_base": SESSIONS.name,
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "OMPI_MCA_rmaps_base_oversubscribe": "1",
