@@ -2,6 +2,7 @@
 #include <kolo/state_sync.h>
 #include <torch/torch.h>
 
+#include "digest.h"
 #include "named_tensors.h"
 #include "same_on_all_ranks.h"
 
@@ -15,15 +16,6 @@ bool is_averaged(const torch::Tensor& buffer) {
 /// Such as the number of batches that a batch norm has seen.
 bool is_count(const torch::Tensor& buffer) {
   return buffer.dim() == 0 && c10::isIntegralType(buffer.scalar_type(), /*includeBool=*/false);
-}
-
-/// FNV-1a of the values.
-std::uint64_t digest_of(const torch::Tensor& tensor) {
-  const torch::Tensor values = tensor.detach().cpu().contiguous();
-  const auto* bytes = static_cast<const unsigned char*>(values.data_ptr());
-  std::uint64_t digest = 0xcbf29ce484222325U;
-  for (std::size_t i = 0; i < values.nbytes(); ++i) digest = (digest ^ bytes[i]) * 0x100000001b3U;
-  return digest;
 }
 
 }  // namespace

@@ -252,36 +252,41 @@ void Work::State::copy_to_output() {
 
 Work::Work(std::shared_ptr<State> state) : state_(std::move(state)) {}
 
+Work::State& Work::state() const {
+  if (state_ != nullptr) return *state_;
+  throw Error("this kolo::Work is empty: assign it what an operation's _async form returns");
+}
+
 bool Work::done() const {
-  if (!state_->work.done()) return false;
-  const std::shared_ptr<core::DeviceEvent>& finished = state_->work.outcome().finished;
+  if (!state().work.done()) return false;
+  const std::shared_ptr<core::DeviceEvent>& finished = state().work.outcome().finished;
   if (finished == nullptr) return true;
   const core::Result<bool> reached = finished->reached();
   return !reached.ok() || reached.value();
 }
 
-void Work::wait() { state_->finish(); }
+void Work::wait() { state().finish(); }
 
 void Work::synchronize() {
   wait();
-  if (state_->finished == nullptr) return;
-  const core::Status status = state_->finished->synchronize();
+  if (state().finished == nullptr) return;
+  const core::Status status = state().finished->synchronize();
   if (!status.ok()) {
-    throw Error(c10::str("'", core::shortened(state_->name), "': ", status.message()));
+    throw Error(c10::str("'", core::shortened(state().name), "': ", status.message()));
   }
 }
 
 std::vector<std::int64_t> Work::received_splits() {
   wait();
-  const core::CollectiveKind kind = state_->kind;
+  const core::CollectiveKind kind = state().kind;
   const bool gathers =
       kind == core::CollectiveKind::Allgather || kind == core::CollectiveKind::Alltoall;
-  return gathers ? state_->work.outcome().first_dimensions : std::vector<std::int64_t>();
+  return gathers ? state().work.outcome().first_dimensions : std::vector<std::int64_t>();
 }
 
 torch::Tensor Work::result() {
   wait();
-  return state_->output;
+  return state().output;
 }
 
 }  // namespace kolo

@@ -37,7 +37,8 @@ std::optional<int> find_latecomer(std::span<const ClosingWord> words) {
 }
 
 std::string find_disagreement(std::span<const ClosingWord> words,
-                              std::span<const std::string> parameter_names) {
+                              std::span<const std::string> parameter_names,
+                              const std::string& exception) {
   const ClosingHead& first = words.front().head;
   const bool any_in_backward =
       std::ranges::any_of(words, [](const ClosingWord& word) { return !word.head.in_step(); });
@@ -50,9 +51,9 @@ std::string find_disagreement(std::span<const ClosingWord> words,
         break;
       case ClosingHead::Trouble::Exception:
         return fmt::format(
-            "backward() ended with an exception on rank {}, so the gradients of this step are "
+            "backward() ended with an exception on rank {} ({}), so the gradients of this step are "
             "incomplete on all ranks",
-            head.rank);
+            head.rank, exception);
       case ClosingHead::Trouble::UnfitGradient:
         return fmt::format(
             "the gradient of '{}' on rank {} is sparse, or is not of the parameter's shape, dtype and "

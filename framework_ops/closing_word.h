@@ -51,7 +51,9 @@ using ClosingWord = Word<ClosingHead>;
 std::optional<int> find_latecomer(std::span<const ClosingWord> words);
 
 /// Why a round with these words, one of each rank, is not to be used; or nothing. The same on each rank.
+/// `exception`: what the first rank with an exception knows of it.
 std::string find_disagreement(std::span<const ClosingWord> words,
-                              std::span<const std::string> parameter_names);
+                              std::span<const std::string> parameter_names,
+                              const std::string& exception);
 
 }  // namespace kolo

@@ -38,6 +38,7 @@ OptimizerFamily::Place OptimizerFamily::enter(const std::shared_ptr<core::Contex
     family = std::make_shared<OptimizerFamily>(context, process_set, plan + 1);
     detail::set_latest_family(process_set.id(), family);
   }
+  const Turn turn(*family);
   family->members_.push_back(nullptr);
   return {.family = family, .number = family->members_.size() - 1, .plan = plan};
 }
@@ -46,10 +47,55 @@ OptimizerFamily::OptimizerFamily(const std::shared_ptr<core::Context>& context,
                                  const ProcessSet& process_set, core::PlanId plan)
     : context_(context), process_set_(process_set), plan_(context, process_set.id(), plan) {}
 
+// ---- one thread at a time ----
+
+/// threads_mutex_ is held.
+void OptimizerFamily::require_one_thread() {
+  const std::thread::id self = std::this_thread::get_id();
+  const auto other = [self](const auto& backward) { return backward.second != self; };
+  if ((turns_ == 0 || caller_ == self) && std::ranges::none_of(backwards_, other)) return;
+  const std::string error =
+      "two threads use optimizers of one process set at the same time (in backward(), in step(), or when one is "
+      "made or destroyed). Let one thread train with all of them, or give each thread a process set of "
+      "its own (kolo::add_process_set())";
+  context_->give_up(error);
+  throw Error(fmt::format("rank {}: {}", context_->topology().rank, error));
+}
+
+void OptimizerFamily::begin_backward(std::size_t number) {
+  const std::lock_guard lock(threads_mutex_);
+  require_one_thread();
+  backwards_[number] = std::this_thread::get_id();
+}
+
+void OptimizerFamily::end_backward(std::size_t number) noexcept {
+  const std::lock_guard lock(threads_mutex_);
+  backwards_.erase(number);
+}
+
+OptimizerFamily::Turn::Turn(OptimizerFamily& family) : family_(family) {
+  const std::lock_guard lock(family_.threads_mutex_);
+  family_.require_one_thread();
+  family_.caller_ = std::this_thread::get_id();
+  ++family_.turns_;
+}
+
+OptimizerFamily::Turn::~Turn() {
+  const std::lock_guard lock(family_.threads_mutex_);
+  --family_.turns_;
+}
+
 void OptimizerFamily::add(std::size_t number, Member& member) { members_[number] = &member; }
 
 void OptimizerFamily::remove(std::size_t number) noexcept {
-  members_[number] = nullptr;
+  try {
+    const Turn turn(*this);
+    members_[number] = nullptr;
+  } catch (const std::exception&) {
+    // All fails, and the other thread is told.
+    members_[number] = nullptr;
+    return;
+  }
   const auto there = [](const Member* member) { return member != nullptr; };
   // With the last of them the plan of the calls ends.
   if (std::ranges::none_of(members_, there)) return;
@@ -72,6 +118,7 @@ bool OptimizerFamily::calls() const {
 }
 
 void OptimizerFamily::call() {
+  const Turn turn(*this);
   const auto closed = [](const Member* member) { return member != nullptr && member->closed(); };
   // What others have said to a farewell comes first.
   if (call_ || !farewells_.empty() || std::ranges::none_of(members_, closed)) return;
@@ -107,6 +154,7 @@ Work OptimizerFamily::say(const RoundCall& word) const {
 // ---- what follows from them ----
 
 void OptimizerFamily::meet(ClosedIn where) {
+  const Turn turn(*this);
   std::string error;
   conclude_farewells(where, error);
   call();
@@ -115,6 +163,7 @@ void OptimizerFamily::meet(ClosedIn where) {
 }
 
 void OptimizerFamily::meet_in_step(std::size_t number) {
+  const Turn turn(*this);
   std::string error;
   conclude_farewells(ClosedIn::Step, error);
   const Member& member = *members_[number];

@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <map>
+#include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "closing_word.h"
@@ -63,7 +66,9 @@ using RoundCall = Word<CallHead>;
 ///
 /// A family of one calls only where a rank came late: before that, its rounds are those of all.
 ///
-/// Used by one thread at a time. Two threads that train need a process set each.
+/// Used by one thread at a time. Two threads that train need a process set each: where a second one comes while the
+/// first is in a backward or calls, nobody could tell any more which round belongs to which backward, so the
+/// rank gives up, with an error on all ranks.
 class OptimizerFamily {
  public:
   /// An optimizer, as the family sees it. What may throw throws kolo::Error,
@@ -100,6 +105,11 @@ class OptimizerFamily {
   OptimizerFamily(const std::shared_ptr<core::Context>& context, const ProcessSet& process_set,
                   core::PlanId plan);
 
+  /// An optimizer's backward on the host has begun, and ended, on this thread. The first throws where another
+  /// thread uses the family.
+  void begin_backward(std::size_t number);
+  void end_backward(std::size_t number) noexcept;
+
   void add(std::size_t number, Member& member);
   void remove(std::size_t number) noexcept;
 
@@ -117,6 +127,19 @@ class OptimizerFamily {
     std::optional<Work> work;
   };
 
+  /// While a thread calls.
+  class Turn {
+   public:
+    explicit Turn(OptimizerFamily& family);
+    ~Turn();
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+
+   private:
+    OptimizerFamily& family_;
+  };
+
+  void require_one_thread();
   Call make_call(std::int32_t stepping) const;
   void conclude(const Call& own, ClosedIn where, std::string& error);
   void conclude_farewells(ClosedIn where, std::string& error);
@@ -133,6 +156,13 @@ class OptimizerFamily {
   std::optional<Call> call_;
   /// Made when optimizers went, and not concluded yet.
   std::vector<Call> farewells_;
+
+  std::mutex threads_mutex_;
+  // The rest is guarded by it. The thread that calls, and how often it has entered.
+  std::thread::id caller_;
+  int turns_ = 0;
+  /// By number: the threads that are in a backward.
+  std::map<std::size_t, std::thread::id> backwards_;
 };
 
 }  // namespace kolo

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 #include <kolo/error.h>
 #include <kolo/ops.h>
-#include <torch/csrc/autograd/variable.h>
 #include <torch/torch.h>
 #include <unistd.h>
 
@@ -21,6 +20,9 @@ namespace kolo {
 namespace {
 
 using Clock = core::Clock;
+
+/// The same on all ranks.
+std::string numbered_name(const BackwardRun::Id& id) { return c10::str("optimizer", id.second / 2); }
 
 }  // namespace
 
@@ -52,16 +54,16 @@ DistributedOptimizer::Reducer::Reducer(const NamedParameters& parameters, std::s
       place_(OptimizerFamily::enter(context_, options.process_set)),
       owned_plan_(std::in_place, context_, options.process_set.id(), place_.plan),
       id_(options.process_set.id(), place_.plan),
-      prefix_(c10::str("optimizer", id_.second / 2, "/")),
-      alone_(context_->topology().size == 1) {
+      prefix_((options.name.empty() ? numbered_name(id_) : options.name) + "/") {
   if (refusal.empty()) refusal = detail::find_refusal(*context_, parameters, options);
   if (refusal.empty()) refusal = make_gradients(parameters);
   make_equality_check(mirror);
   std::vector<std::string> lines = detail::describe(parameters, options);
   lines.insert(lines.begin(),
                c10::str("KOLO_CHECK_EQUAL=", core::to_string(context_->config().check_equal)));
-  detail::require_same_on_all_ranks(prefix_ + "parameters", "the parameters of the optimizers", lines,
-                                    refusal, options.process_set);
+  detail::require_same_on_all_ranks(numbered_name(id_) + "/parameters",
+                                    "the parameters of the optimizers", lines, refusal,
+                                    options.process_set);
   if (core::Timeline* timeline = context_->timeline()) {
     track_ = timeline->add_track(prefix_.substr(0, prefix_.size() - 1));
   }
@@ -78,8 +80,8 @@ std::string DistributedOptimizer::Reducer::make_gradients(const NamedParameters&
   for (const auto& [name, tensor] : parameters) {
     names_.push_back(prefix_ + name);
     gradients_.emplace_back(tensor, gradients_.size());
+    on_host_ = on_host_ && tensor.is_cpu();
   }
-  if (alone_) return {};
   tuning_ = std::make_unique<GroupTuning>(*context_, tensors());
   try {
     adopt(tuning_->first_groups());
@@ -90,7 +92,7 @@ std::string DistributedOptimizer::Reducer::make_gradients(const NamedParameters&
 }
 
 void DistributedOptimizer::Reducer::make_equality_check(const detail::OptionsMirror& mirror) {
-  if (alone_ || context_->config().check_equal == core::CheckEqual::Off) return;
+  if (context_->topology().size == 1 || context_->config().check_equal == core::CheckEqual::Off) return;
   const auto options = [&mirror] {
     EqualityCheck::Options values;
     for (const auto* of_group : mirror.in_effect()) values.push_back(values_of(*of_group));
@@ -138,9 +140,8 @@ DistributedOptimizer::Reducer::~Reducer() { leave(); }
 
 void DistributedOptimizer::Reducer::watch() {
   place_.family->add(place_.number, *this);
-  if (alone_) return;
   for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    kolo::watch(*gradients_[i].accumulator(), weak_from_this(), i);
+    watches_.push_back(GradientWatch::begin(gradients_[i].parameter(), weak_from_this(), i));
   }
 }
 
@@ -158,10 +159,11 @@ torch::Tensor DistributedOptimizer::Reducer::before_gradient(std::size_t index,
   if (options_.op != ReduceOp::Average &&
       (gradient.for_next_round(on_the_wire(index)) ||
        (gradient.reduced() && gradient.holds_numbers()))) {
-    throw Error(c10::str("'", names_[index], "': a second backward adds to a gradient that was "
+    reason_ = c10::str("'", names_[index], "': a second backward adds to a gradient that was "
                          "reduced with ", core::to_string(detail::to_core(options_.op)),
                          ": that is right only with Average. Call zero_grad() before it, or "
-                         "accumulate locally under no_sync()."));
+                         "accumulate locally under no_sync().");
+    throw Error(reason_);
   }
   return gradient.before(incoming, on_the_wire(index), *plan_);
 }
@@ -169,21 +171,49 @@ torch::Tensor DistributedOptimizer::Reducer::before_gradient(std::size_t index,
 void DistributedOptimizer::Reducer::after_gradient(std::size_t index) {
   const std::lock_guard lock(mutex_);
   const torch::NoGradGuard no_grad;
+  last_gradient_ = index;
+  std::erase(unreported_, index);
+  if (gradients_[index].after(*plan_)) arrive(index, *current_backward());
+}
+
+/// A gradient, which is stored.
+void DistributedOptimizer::Reducer::arrive(std::size_t index, const BackwardRun& backward) {
+  if (!backward.synchronises()) return;
   RoundGradient& gradient = gradients_[index];
-  if (!gradient.after(*plan_)) return;
-  const std::shared_ptr<BackwardRun> backward = current_backward();
-  if (!backward->synchronises()) return;
   gradient.arrive();
   streams_.add_current(gradient.parameter().device());
   if (std::exchange(gradient.expected, false)) --groups_[plan_->group_of(index)].expected;
   start_groups();
 }
 
+void DistributedOptimizer::Reducer::accumulator_changed(std::size_t index, bool misses_after) {
+  const std::lock_guard lock(mutex_);
+  require_plan();
+  // If the next throws, the others are to hear of it.
+  (void)current_backward();
+  try {
+    require_fit(index);
+  } catch (const Error& error) {
+    reason_ = error.what();
+    throw;
+  }
+  if (misses_after) unreported_.push_back(index);
+}
+
 std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
   // A backward inside a backward counts as a part of the outer one, if that has begun for us.
   std::shared_ptr<BackwardRun> backward = backward_.lock();
-  if (backward != nullptr && !backward->ended()) return backward;
+  if (backward != nullptr && !backward->ended()) {
+    // Unless it is another thread's.
+    if (on_host_ && backward_thread_ != std::this_thread::get_id()) {
+      place_.family->begin_backward(place_.number);
+    }
+    return backward;
+  }
   const bool synchronises = no_sync_ == 0 && passes_ + 1 >= options_.backward_passes_per_step;
+  // What a GPU's gradients come from runs on a thread of LibTorch's.
+  if (on_host_) place_.family->begin_backward(place_.number);
+  backward_thread_ = std::this_thread::get_id();
   backward = BackwardRun::begin(shared_from_this(), synchronises);
   backward_ = backward;
   open_backward_ = backward.get();
@@ -193,13 +223,22 @@ std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
 
 void DistributedOptimizer::Reducer::end_backward(const BackwardRun& backward, bool failed) {
   const std::lock_guard lock(mutex_);
+  place_.family->end_backward(place_.number);
   // Its round may be closed, by a family that met while an exception ended it.
+  const std::vector<std::size_t> unreported = std::exchange(unreported_, {});
   if (std::exchange(open_backward_, nullptr) != &backward) return;
+  for (const std::size_t index : unreported) {
+    const torch::NoGradGuard no_grad;
+    if (!failed && gradients_[index].after(*plan_)) arrive(index, backward);
+  }
   ++passes_;
   record("backward", backward.began());
   if (!backward.synchronises()) {
     local_ = true;
     return;
+  }
+  if (failed && reason_.empty()) {
+    reason_ = c10::str("after the gradient of '", names_[last_gradient_], "'; that rank's own error says more");
   }
   began_ = backward.began();
   close_round(failed, ClosedIn::Backward);
@@ -214,8 +253,7 @@ void DistributedOptimizer::Reducer::finish_backward() {
 }
 
 void DistributedOptimizer::Reducer::synchronize() {
-  if (alone_) return;
-  check_step([this] { require_hooks(); });
+  check_step([this] { require_fit(); });
   {
     const std::lock_guard lock(mutex_);
     require_plan();
@@ -249,16 +287,15 @@ torch::Tensor DistributedOptimizer::Reducer::step(
 
 torch::Tensor DistributedOptimizer::Reducer::after_closure(const torch::Tensor& loss) {
   reduce_local();
-  if (alone_ || !loss.defined()) return loss;
+  if (!loss.defined()) return loss;
   const Waiting waiting(*this, "step()");
   return allreduce(loss.detach(),
                    {.name = prefix_ + "loss", .process_set = options_.process_set});
 }
 
 void DistributedOptimizer::Reducer::reduce_local() {
-  if (alone_) return;
   check_step([this] {
-    require_hooks();
+    require_fit();
     require_results();
   });
   {
@@ -280,8 +317,9 @@ void DistributedOptimizer::Reducer::reduce_local() {
 void DistributedOptimizer::Reducer::check_step(const std::function<void()>& check) {
   try {
     check();
-  } catch (const Error&) {
-    if (!alone_) tell_failure();
+  } catch (const Error& error) {
+    reason_ = error.what();
+    tell_failure();
     throw;
   }
 }
@@ -299,19 +337,20 @@ void DistributedOptimizer::Reducer::tell_failure() {
   }
 }
 
-/// LibTorch drops our hooks without a word when it changes the type of a parameter.
-void DistributedOptimizer::Reducer::require_hooks() const {
-  for (std::size_t i = 0; i < gradients_.size(); ++i) {
-    const RoundGradient& gradient = gradients_[i];
-    if (torch::autograd::impl::try_get_grad_accumulator(gradient.parameter()) ==
-        gradient.accumulator()) {
-      continue;
-    }
-    throw Error(c10::str("'", names_[i],
-                         "' was converted or loaded after its optimizer was wrapped in a "
-                         "DistributedOptimizer: call to() first, or load first, then wrap the "
-                         "optimizer"));
-  }
+void DistributedOptimizer::Reducer::require_fit() const {
+  for (std::size_t i = 0; i < gradients_.size(); ++i) require_fit(i);
+}
+
+/// The parameter is what it was when its optimizer was wrapped.
+void DistributedOptimizer::Reducer::require_fit(std::size_t index) const {
+  const torch::Tensor& parameter = gradients_[index].parameter();
+  if (plan_ == nullptr || plan_->fits(parameter, index)) return;
+  const torch::Tensor& place = plan_->view(index);
+  throw Error(c10::str("'", names_[index], "' was converted, moved or resized after its optimizer was wrapped in a "
+                       "DistributedOptimizer: from ", place.scalar_type(), " ", place.sizes(), " on ",
+                       place.device(), " to ", parameter.scalar_type(), " ", parameter.sizes(),
+                       " on ", parameter.device(), ": call to() first, or wrap it anew (destroy the "
+                       "DistributedOptimizer, then make another one)"));
 }
 
 /// Of an average that the program has replaced, the mean is right, whatever it was computed from.

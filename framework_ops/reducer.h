@@ -11,6 +11,7 @@
 #include <mutex>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "backward_run.h"
@@ -49,7 +50,8 @@ struct Call;
 ///   (optimizer_family.h)                is waited for. Another round follows if any rank has left a
 ///                                       gradient for it
 ///   ... or is ended by an exception     the same, so that no rank waits; the word says so, and the
-///                                       other ranks' backward throws
+///                                       other ranks' backward throws. All that have heard such a word then say
+///                                       in one more operation what they know of it
 ///   synchronize()                       as at the end of a backward; all that gradients hold is given
 ///   step() with fresh gradients, or     as at the end of a backward. If others are in one, this rank has
 ///   with no round since the last step   come late, and step() needs a word from all (optimizer_family.h)
@@ -152,6 +154,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   bool on_the_wire(std::size_t index) const;
   torch::Tensor before_gradient(std::size_t index, const torch::Tensor& incoming) override;
   void after_gradient(std::size_t index) override;
+  void accumulator_changed(std::size_t index, bool misses_after) override;
+  void arrive(std::size_t index, const BackwardRun& backward);
   std::shared_ptr<BackwardRun> current_backward();
   BackwardRun::Id id() const override { return id_; }
   void end_backward(const BackwardRun& backward, bool failed) override;
@@ -168,7 +172,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
 
   void reduce_local();
   void tell_failure();
-  void require_hooks() const;
+  void require_fit() const;
+  void require_fit(std::size_t index) const;
   void require_results() const;
   bool any_replaced_average() const;
   void expect_gradients();
@@ -177,6 +182,7 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   RoundGradient::Given given(ClosedIn where) const;
   void close_round(bool failed, ClosedIn where);
   bool finish_round(std::string& error);
+  std::string ask_for_reason(const std::vector<ClosingWord>& words);
   void follow(const std::vector<ClosingWord>& words);
   void improve_plan(int first_rank);
   Work submit(detail::Call call, const torch::Tensor& input) const;
@@ -192,11 +198,11 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   const BackwardRun::Id id_;
   /// Of the names of this optimizer's operations.
   const std::string prefix_;
-  /// A process that is alone has nothing to reduce.
-  const bool alone_;
   std::mutex mutex_;
   /// By parameter.
   std::vector<RoundGradient> gradients_;
+  std::vector<std::shared_ptr<GradientWatch>> watches_;
+  bool on_host_ = true;
   std::vector<std::string> names_;
   std::unique_ptr<GradientPlan> plan_;
   std::vector<Group> groups_;
@@ -207,6 +213,11 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::weak_ptr<BackwardRun> backward_;
   /// The same, as long as it has not closed its round.
   const BackwardRun* open_backward_ = nullptr;
+  std::thread::id backward_thread_;
+  /// The parameter whose gradient came last.
+  std::size_t last_gradient_ = 0;
+  /// Parameters of which a gradient comes in it that is not reported once it is stored.
+  std::vector<std::size_t> unreported_;
   /// Of the round that is under way or closed: its own word, and all ranks'.
   ClosingWord word_;
   std::optional<Work> words_;
@@ -218,6 +229,8 @@ class DistributedOptimizer::Reducer final : public GradientListener,
   std::unique_ptr<EqualityCheck> equality_;
   /// When the backward began that has closed the last round, unless step() has.
   std::optional<core::Clock::time_point> began_;
+  /// What this rank knows of the exception that it tells the others of.
+  std::string reason_;
   /// Why the last round was not to be used; empty when it was.
   std::string refused_;
   /// Of the last round: see OptimizerFamily.

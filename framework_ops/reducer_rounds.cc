@@ -156,8 +156,13 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
     const auto has_gradient = [i](const ClosingWord& word) { return word.flags[i]; };
     gradients_[i].finish(*plan_, std::ranges::any_of(words, has_gradient));
   }
-  if (!error.empty()) return false;
-  error = find_disagreement(words, names_);
+  if (!error.empty()) {
+    reason_.clear();
+    return false;
+  }
+  std::string reason;
+  note([&] { reason = ask_for_reason(words); });
+  if (error.empty()) error = find_disagreement(words, names_, reason);
   follow(words);
   if (error.empty() && equality_ != nullptr) {
     note([&] { error = equality_->find_difference(words); });
@@ -168,6 +173,22 @@ bool DistributedOptimizer::Reducer::finish_round(std::string& error) {
   }
   return error.empty() &&
          std::ranges::any_of(words, [](const ClosingWord& word) { return word.head.carries; });
+}
+
+/// What the first rank with an exception knows of it; empty where there is none.
+std::string DistributedOptimizer::Reducer::ask_for_reason(const std::vector<ClosingWord>& words) {
+  constexpr std::size_t kLongest = 600;
+  const std::string reason = std::exchange(reason_, {}).substr(0, kLongest);
+  const auto failed = std::ranges::find(words, ClosingHead::Trouble::Exception,
+                                        [](const ClosingWord& word) { return word.head.trouble; });
+  if (failed == words.end()) return {};
+  torch::Tensor own = torch::zeros({static_cast<std::int64_t>(kLongest)}, torch::kUInt8);
+  std::ranges::copy(reason, own.data_ptr<std::uint8_t>());
+  Work work = submit({.kind = core::CollectiveKind::Allgather, .name = "exception"}, own);
+  const torch::Tensor all = work.result().view({-1, own.numel()});
+  const torch::Tensor theirs = all[failed - words.begin()];
+  const auto* const begin = reinterpret_cast<const char*>(theirs.data_ptr<std::uint8_t>());
+  return {begin, std::find(begin, begin + kLongest, '\0')};
 }
 
 /// All ranks count as the one that is furthest ahead, so that those that were refused can go on together.

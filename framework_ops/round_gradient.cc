@@ -4,8 +4,6 @@
 
 #include <utility>
 
-#include "gradient_hooks.h"
-
 namespace kolo {
 namespace {
 
@@ -34,7 +32,7 @@ std::uint32_t version_of(const torch::Tensor& tensor) {
 }  // namespace
 
 RoundGradient::RoundGradient(const torch::Tensor& parameter, std::size_t index)
-    : parameter_(parameter), index_(index), accumulator_(accumulator_of(parameter)) {}
+    : parameter_(parameter), index_(index) {}
 
 void RoundGradient::note() {
   const torch::Tensor& now = parameter_.grad();
@@ -97,6 +95,7 @@ torch::Tensor RoundGradient::before(const torch::Tensor& incoming, bool on_the_w
 
 bool RoundGradient::after(const GradientPlan& plan) {
   if (!gradient().defined()) return false;
+  if (gradient().is_sparse()) gradient() = gradient().to_dense();
   fresh_ = true;
   ready_ = core::Clock::now();
   if (set_aside_) {

@@ -13,7 +13,6 @@
 
 #include "context/context.h"
 #include "gradient_plan.h"
-#include "libtorch_version.h"
 
 namespace kolo {
 
@@ -59,8 +58,6 @@ class RoundGradient {
   RoundGradient(const torch::Tensor& parameter, std::size_t index);
 
   const torch::Tensor& parameter() const { return parameter_; }
-  /// The node that adds to grad(), kept alive.
-  const NodePtr& accumulator() const { return accumulator_; }
 
   /// Whether it holds a gradient that no round has taken, and since when.
   bool fresh() const { return fresh_; }
@@ -113,7 +110,6 @@ class RoundGradient {
 
   torch::Tensor parameter_;
   const std::size_t index_;
-  const NodePtr accumulator_;
   bool fresh_ = false;
   core::Clock::time_point ready_;
   /// Had no gradient before the one that autograd is about to store.

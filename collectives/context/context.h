@@ -79,6 +79,9 @@ class Context {
   /// before. Never blocks. Thread-safe.
   void end_plan(ChannelId process_set, PlanId plan);
 
+  /// Fails everything on all ranks, for this reason, which is this rank's. Never blocks. Thread-safe.
+  void give_up(const std::string& reason) { coordinator_->give_up(reason); }
+
   /// 0, 1, 2, …: for names that are the same on all ranks, as long as these ask in the same order.
   /// Thread-safe.
   int take_number() { return next_number_++; }

@@ -147,6 +147,16 @@ void Coordinator::end_plan(ChannelId plan) {
   baton_->call(/*awaited=*/false);
 }
 
+void Coordinator::give_up(const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (leave_called_ || !given_up_.empty()) return;
+    given_up_ = reason;
+    news_.store(true, std::memory_order_relaxed);
+  }
+  baton_->call(/*awaited=*/false);
+}
+
 void Coordinator::leave() {
   {
     const std::lock_guard lock(mutex_);
@@ -270,8 +280,10 @@ Result<bool> Coordinator::take_submissions() {
   taken_.clear();
   std::vector<ChannelId> ended;
   bool leave = false;
+  std::string given_up;
   {
     const std::lock_guard lock(mutex_);
+    given_up = given_up_;
     taken_.swap(submitted_);
     ended.swap(ended_);
     news_.store(false, std::memory_order_relaxed);
@@ -282,6 +294,7 @@ Result<bool> Coordinator::take_submissions() {
   for (const ChannelId plan : ended) {
     if (Status status = tell_end(plan); !status.ok()) return status;
   }
+  if (!given_up.empty() && failure_.empty()) return Status::error(given_up);
   if (Status status = relay_trace(); !status.ok()) return status;
   if (leave) {
     if (Status status = begin_leaving(); !status.ok()) return status;

@@ -12,8 +12,9 @@
 ///
 ///   state     meaning                               leaves it
 ///   --------  ------------------------------------  ------------------------------------------------
-///   Running   submissions are negotiated            leave() -> Leaving; a broken plane here, or a
-///                                                   Failure from another rank -> Failed
+///   Running   submissions are negotiated            leave() -> Leaving; a broken plane here,
+///                                                   give_up(), or a Failure from another rank ->
+///                                                   Failed
 ///   Failed    every submission ends with the first  leave(): ends, as the others have been told
 ///             failure's message
 ///   Leaving   this rank has sent Leave to the       AllLeft from the leader of each of its sets (sent
@@ -101,6 +102,9 @@ class Coordinator final : private Baton::Holder {
   /// See Context::end_plan(). Thread-safe.
   void end_plan(ChannelId plan);
 
+  /// See Context::give_up(). Thread-safe.
+  void give_up(const std::string& reason);
+
   /// Returns when all ranks have left. Thread-safe, idempotent.
   void leave();
 
@@ -168,6 +172,7 @@ class Coordinator final : private Baton::Holder {
   std::mutex mutex_;
   std::vector<SubmissionPtr> submitted_;  // guarded by mutex_
   std::vector<ChannelId> ended_;       // guarded by mutex_
+  std::string given_up_;               // guarded by mutex_
   bool leave_called_ = false;          // guarded by mutex_
   /// Any of these is new; written under mutex_.
   std::atomic<bool> news_ = false;

@@ -112,8 +112,10 @@ std::string withdrawal_error(int rank) {
 
 std::string plan_end_error(int rank) {
   return fmt::format(
-      "rank {} has destroyed its optimizer without taking part, or an exception there has. Every rank "
-      "must run the same steps with an optimizer.",
+      "rank {} has destroyed its optimizer without taking part, or an exception there has: its training has "
+      "ended while this rank goes on. If it had fewer batches, give all ranks as many (equal shards, or "
+      "drop_last), or let a rank that has none left call synchronize() and step() as often as the "
+      "others do.",
       rank);
 }
 

@@ -4,13 +4,18 @@
 #include <torch/nn/module.h>
 #include <torch/optim/optimizer.h>
 
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
 
 namespace kolo {
 
 namespace detail {
 class OptionsMirror;
+class StateMirror;
 }
 
 struct DistributedOptimizerOptions {
@@ -20,6 +25,26 @@ struct DistributedOptimizerOptions {
   /// Gradients accumulate locally until this many backward passes have run since the last step().
   int backward_passes_per_step = 1;
   ProcessSet process_set = {};
+  /// In messages and in the timeline, the same on all ranks; otherwise "optimizer0", "optimizer1", …
+  std::string name = {};
+};
+
+/// What messages call an optimizer's parameters.
+class ParameterNames {
+ public:
+  using Dict = torch::OrderedDict<std::string, torch::Tensor>;
+
+  /// `module->named_parameters()`.
+  ParameterNames(Dict parameters) : modules_{std::move(parameters)} {}
+  /// Of several modules: `{encoder->named_parameters(), decoder->named_parameters()}`. Names begin with
+  /// "module0.", "module1.", …
+  ParameterNames(std::initializer_list<Dict> modules) : modules_(modules) {}
+  ParameterNames(std::vector<Dict> modules) : modules_(std::move(modules)) {}
+
+  const std::vector<Dict>& modules() const { return modules_; }
+
+ private:
+  std::vector<Dict> modules_;
 };
 
 /// Wraps the optimizer that a program already has, and is an Optimizer itself: a loop that is right in
@@ -46,10 +71,17 @@ struct DistributedOptimizerOptions {
 /// keep its numbers.
 ///
 /// Options may be changed on the wrapper's param_groups() or on the inner optimizer's. save() and
-/// load() go to the inner optimizer. The inner optimizer must outlive the wrapper. Bring the parameters
-/// to their device and dtype before wrapping: step() throws when they were converted later.
+/// load() go to the inner optimizer, and state() is the inner one's: entries that are erased or replaced through
+/// one of the two are so in the other from the next step(), inner(), save() or load() on, and not to be
+/// used there before. The inner optimizer must outlive the wrapper.
 ///
-/// Not thread-safe: as with any optimizer, one thread trains, with all optimizers of a process set. All
+/// Bring the parameters to their device and dtype before wrapping: backward() or step() throws when they
+/// were converted later. They may be loaded later (torch::load()). One that is to be resized needs a new
+/// wrapper: destroy the old one, resize, wrap anew; otherwise LibTorch's backward() complains of "an invalid
+/// gradient". Sparse gradients (of an embedding, for example) become dense ones.
+///
+/// Not thread-safe: as with any optimizer, one thread trains, with all optimizers of a process set; two at the
+/// same time are an error on all ranks, after which Kolo is of no use any more. All
 /// ranks must run the same number of synchronised backward passes per step; if they do not, each gets an error
 /// that says so. A rank whose backward reached no parameter takes part in step(), with what it holds. It
 /// cannot do then what other ranks may have done to their averages (clipping, say): step() throws on all ranks
@@ -61,7 +93,7 @@ struct DistributedOptimizerOptions {
 /// When it is destroyed, what other ranks go on to do with theirs fails.
 class DistributedOptimizer : public torch::optim::Optimizer {
  public:
-  /// `parameters` are `module->named_parameters()`: a name for each of `inner`'s parameters.
+  /// `names`: one for each of `inner`'s parameters.
   ///
   /// Collective.
   ///
@@ -69,8 +101,10 @@ class DistributedOptimizer : public torch::optim::Optimizer {
   ///         dense floating tensor on the CPU or on local_device(), or already belongs to another
   ///         DistributedOptimizer; and when the parameters differ between ranks.
   DistributedOptimizer(torch::optim::Optimizer& inner,
-                       torch::OrderedDict<std::string, torch::Tensor> parameters,
-                       DistributedOptimizerOptions options = {});
+                       const ParameterNames& names, DistributedOptimizerOptions options = {});
+  /// Without names: messages say "group 0 parameter 3".
+  explicit DistributedOptimizer(torch::optim::Optimizer& inner,
+                                DistributedOptimizerOptions options = {});
   ~DistributedOptimizer() override;
   DistributedOptimizer(const DistributedOptimizer&) = delete;
   DistributedOptimizer& operator=(const DistributedOptimizer&) = delete;
@@ -106,17 +140,25 @@ class DistributedOptimizer : public torch::optim::Optimizer {
 
  private:
   class Reducer;
+  /// By the parameter's address.
+  using Names = std::unordered_map<const void*, std::string>;
+
+  DistributedOptimizer(torch::optim::Optimizer& inner, DistributedOptimizerOptions options,
+                       const Names& names);
+  void reconcile() const;
 
   torch::optim::Optimizer& inner_;
   std::unique_ptr<detail::OptionsMirror> mirror_;
+  std::unique_ptr<detail::StateMirror> states_;
   std::shared_ptr<Reducer> reducer_;
 };
 
+/// May be moved, into a std::optional for example.
 class DistributedOptimizer::NoSync {
  public:
   ~NoSync();
-  NoSync(const NoSync&) = delete;
-  NoSync& operator=(const NoSync&) = delete;
+  NoSync(NoSync&&) noexcept = default;
+  NoSync& operator=(NoSync&& other) noexcept;
 
  private:
   friend class DistributedOptimizer;

@@ -91,9 +91,12 @@ struct BarrierOptions {
 };
 
 /// An operation under way. Keeps its tensors alive. A cheap handle: copies refer to the same
-/// operation; a Work that is dropped lets the operation finish by itself.
+/// operation; a Work that is dropped lets the operation finish by itself. One that is
+/// default-constructed refers to none: all that it is asked for is an error.
 class Work {
  public:
+  Work() = default;
+
   /// True when synchronize() will not block.
   bool done() const;
 
@@ -117,6 +120,8 @@ class Work {
   explicit Work(std::shared_ptr<State> state);
 
  private:
+  State& state() const;
+
   std::shared_ptr<State> state_;
 };
 

@@ -14,6 +14,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -262,6 +263,29 @@ int train_in_order() {
   return 0;
 }
 
+/// Two threads train with optimizers of one process set, which is an error in both, on all ranks.
+int two_threads() {
+  kolo::init();
+  torch::nn::Linear models[] = {{16, 16}, {16, 16}};
+  const auto train = [&models](int thread, kolo::DistributedOptimizer& optimizer) {
+    try {
+      for (int step = 0; step < 100'000; ++step) {
+        optimizer.zero_grad();
+        models[thread](torch::ones({2, 16})).square().sum().backward();
+        optimizer.step();
+      }
+    } catch (const kolo::Error& error) {
+      print(c10::str("rank ", kolo::rank(), " thread ", thread, ": ", error.what()));
+    }
+  };
+  torch::optim::SGD first(models[0]->parameters(), 0), second(models[1]->parameters(), 0);
+  kolo::DistributedOptimizer of_first(first), of_second(second);
+  std::thread other([&] { train(1, of_second); });
+  train(0, of_first);
+  other.join();
+  return 0;
+}
+
 int run(const std::string& life) {
   if (life == "plain") return plain();
   if (life == "shut-down") return shut_down();
@@ -278,6 +302,7 @@ int run(const std::string& life) {
   if (life == "train-on") return train_twice(std::numeric_limits<std::int64_t>::max());
   if (life == "train-reordered") return train_reordered();
   if (life == "train-in-order") return train_in_order();
+  if (life == "two-threads") return two_threads();
   print("no such life: " + life);
   return 2;
 }

@@ -130,6 +130,14 @@ class Ranks(LifeTest):
                      "rank 1: ", "only 4096 allowed (see ulimit -f)"):
             self.assertIn(part, warnings[0])
 
+    def test_two_threads_with_one_process_set(self):
+        for count in (2, 3):
+            lines = self.lines(ranks(count, "two-threads"))
+            self.assertEqual(len(lines), 2 * count, lines)
+            for line in lines:
+                self.assertIn("two threads use optimizers of one process set at the same time", line)
+                self.assertIn("add_process_set()", line)
+
     def test_mpi_of_the_program(self):
         for level in ("single", "funneled", "serialized", "multiple"):
             with self.subTest(level=level):
