@@ -266,7 +266,7 @@ int train_in_order() {
 /// Two threads train with optimizers of one process set, which is an error in both, on all ranks.
 int two_threads() {
   kolo::init();
-  torch::nn::Linear models[] = {{16, 16}, {16, 16}};
+  torch::nn::Linear models[] = {torch::nn::Linear(16, 16), torch::nn::Linear(16, 16)};
   const auto train = [&models](int thread, kolo::DistributedOptimizer& optimizer) {
     try {
       for (int step = 0; step < 100'000; ++step) {
