@@ -79,6 +79,10 @@ GradientWatch::GradientWatch(const torch::Tensor& parameter,
 
 GradientWatch::~GradientWatch() { parameter_.remove_hook(hook_); }
 
+bool GradientWatch::is_current() const {
+  return torch::autograd::impl::try_get_grad_accumulator(parameter_) == accumulator_;
+}
+
 /// To the accumulator that the parameter has now.
 void GradientWatch::follow() {
   accumulator_ = torch::autograd::impl::grad_accumulator(parameter_);
@@ -91,7 +95,7 @@ void GradientWatch::follow() {
 torch::Tensor GradientWatch::call(const torch::Tensor& incoming) {
   const std::shared_ptr<GradientListener> listener = listener_.lock();
   if (listener == nullptr) return {};
-  if (torch::autograd::impl::try_get_grad_accumulator(parameter_) != accumulator_) {
+  if (!is_current()) {
     listener->accumulator_changed(index_, /*misses_after=*/kAccumulatorCallsTensorsHooks);
     follow();
   }

@@ -41,6 +41,9 @@ class GradientWatch {
   GradientWatch(const GradientWatch&) = delete;
   GradientWatch& operator=(const GradientWatch&) = delete;
 
+  /// Whether the parameter still has the accumulator that is watched.
+  bool is_current() const;
+
  private:
   GradientWatch(const torch::Tensor& parameter, const std::weak_ptr<GradientListener>& listener,
                 std::size_t index);

@@ -338,7 +338,9 @@ void DistributedOptimizer::Reducer::tell_failure() {
 }
 
 void DistributedOptimizer::Reducer::require_fit() const {
-  for (std::size_t i = 0; i < gradients_.size(); ++i) require_fit(i);
+  for (std::size_t i = 0; i < gradients_.size(); ++i) {
+    if (!watches_[i]->is_current()) require_fit(i);
+  }
 }
 
 /// The parameter is what it was when its optimizer was wrapped.

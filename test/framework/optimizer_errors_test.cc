@@ -120,7 +120,7 @@ TEST_F(OptimizerErrorsTest, ParametersThatWereConvertedLater) {
         forward().sum().backward();
         optimizer.step();
       },
-      {"a.weight' was converted", "call to() first"});
+      {"' was converted, moved or resized", "from Double", "to Float", "call to() first"});
   expect_usable();
 }
 
