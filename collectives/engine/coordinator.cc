@@ -11,6 +11,7 @@
 #include <variant>
 
 #include "base/threads.h"
+#include "base/cpu_quota.h"
 #include "engine/default_arithmetic.h"
 
 namespace kolo::core {
@@ -57,7 +58,8 @@ Coordinator::Coordinator(const Config& config, Planes planes, std::shared_ptr<Ba
       doorbell_(planes.doorbell),
       baton_(std::move(baton)),
       data_(planes.data),
-      crowded_(planes.control.topology().local_size > sysconf(_SC_NPROCESSORS_ONLN)),
+      crowded_(planes.control.topology().local_size >
+               within_cpu_quota(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)))),
       logger_(logger),
       rank_(planes.control.topology().rank),
       relay_(trace.relay),

@@ -1,14 +1,18 @@
 // What the environment says: of launchers, of a rank's place, and settings.
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <map>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/config.h"
+#include "base/cpu_quota.h"
 #include "base/launcher.h"
 
 namespace kolo::core {
@@ -188,6 +192,40 @@ TEST(Settings, OfBeingAlone) {
   EXPECT_EQ(refusal_of({{"KOLO_ALONE", "yes"}}), "KOLO_ALONE='yes' is not valid: expected 1 or 0");
   const Environment environment(Variables{{"KOLO_ALONE", "1"}});
   EXPECT_TRUE(Config::from_environment().value().alone);
+}
+
+class Quota : public ::testing::Test {
+ protected:
+  void SetUp() override { std::filesystem::remove_all(root_); }
+  void TearDown() override { std::filesystem::remove_all(root_); }
+
+  void write(const std::string& name, const std::string& text) const {
+    const std::filesystem::path path = root_ / name;
+    std::filesystem::create_directories(path.parent_path());
+    std::ofstream(path) << text << "\n";
+  }
+
+  const std::filesystem::path root_ =
+      ::testing::TempDir() + "/kolo-quota-" + std::to_string(getpid());
+};
+
+TEST_F(Quota, OfVersion2IsTheLeastOfTheGroupsAround) {
+  write("proc/self/cgroup", "0::/pod/container");
+  write("sys/fs/cgroup/pod/container/cpu.max", "max 100000");
+  EXPECT_EQ(cpu_quota(root_), std::nullopt);
+  write("sys/fs/cgroup/pod/cpu.max", "250000 100000");
+  EXPECT_EQ(cpu_quota(root_), 2.5);
+  write("sys/fs/cgroup/pod/container/cpu.max", "50000 100000");
+  EXPECT_EQ(cpu_quota(root_), 0.5);
+}
+
+TEST_F(Quota, OfVersion1IsWhereAContainerSeesIt) {
+  write("proc/self/cgroup", "4:memory:/docker/x\n3:cpu,cpuacct:/docker/x");
+  write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1");
+  write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000");
+  EXPECT_EQ(cpu_quota(root_), std::nullopt);
+  write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "150000");
+  EXPECT_EQ(cpu_quota(root_), 1.5);
 }
 
 TEST(Place, IsOnesOwnUntilAChildInheritsIt) {

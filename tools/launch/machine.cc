@@ -17,6 +17,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/cpu_quota.h"
 #include "launch/files.h"
 #include "launch/usage_error.h"
 #include "launch/values.h"
@@ -124,8 +125,10 @@ bool is_here(const sockaddr& address) {
 Machine inspect_machine(Environment environment) {
   const auto cpus = usable_cpus();
   Machine machine;
-  machine.cpus = static_cast<int>(cpus.size());
-  machine.packages = count_packages(cpus);
+  const int usable = static_cast<int>(cpus.size());
+  machine.cpus = core::within_cpu_quota(usable);
+  // A quota is of time, on any CPU: others with one of theirs would be bound to the same CPUs.
+  machine.packages = machine.cpus == usable ? count_packages(cpus) : 0;
   machine.is_root = geteuid() == 0;
   machine.mpirun = value_or(environment, "KOLO_MPIRUN", "mpirun");
   machine.open_mpi_major = find_open_mpi(machine.mpirun, search_path(environment));

@@ -13,7 +13,7 @@ namespace kolo::launch {
 using Environment = std::map<std::string, std::string>;
 
 struct Machine {
-  int cpus = 1;      ///< that this process may use
+  int cpus = 1;      ///< that this process may use, or that a quota of their time is enough for
   int packages = 0;  ///< equal parts they come in; 0: unknown, uneven or not all usable
   bool is_root = false;
   std::string mpirun = "mpirun";
