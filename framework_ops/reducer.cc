@@ -189,8 +189,8 @@ void DistributedOptimizer::Reducer::arrive(std::size_t index, const BackwardRun&
 void DistributedOptimizer::Reducer::accumulator_changed(std::size_t index, bool misses_after) {
   const std::lock_guard lock(mutex_);
   require_plan();
-  // If the next throws, the others are to hear of it.
-  (void)current_backward();
+  // Where the gradient is sure to be stored: if the next throws, the others are to hear of it.
+  if (misses_after) (void)current_backward();
   try {
     require_fit(index);
   } catch (const Error& error) {
@@ -214,6 +214,7 @@ std::shared_ptr<BackwardRun> DistributedOptimizer::Reducer::current_backward() {
   // What a GPU's gradients come from runs on a thread of LibTorch's.
   if (on_host_) place_.family->begin_backward(place_.number);
   backward_thread_ = std::this_thread::get_id();
+  reason_.clear();
   backward = BackwardRun::begin(shared_from_this(), synchronises);
   backward_ = backward;
   open_backward_ = backward.get();
