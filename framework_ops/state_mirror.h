@@ -16,12 +16,13 @@ namespace kolo::detail {
 /// destroys them.
 ///
 ///   since the last reconcile()            what follows
-///   ------------------------------------
-///   ------------------------------------------------------------ numbers in an entry have changed
-///   nothing: it is one entry the wrapper has lost an entry, has    the same in the inner
-///   optimizer's map, which lets go of the old entry: another one in its place, or one more the
-///   wrapper's map has destroyed it the inner optimizer has, and the      the same the other way
-///   round wrapper has not
+///   ------------------------------------  ----------------------------------------------------
+///   numbers in an entry have changed      nothing: it is one entry
+///   the wrapper has lost an entry, has    the same in the inner optimizer's map, which lets go
+///   another one in its place, or one      of the old entry: the wrapper's map has destroyed it
+///   more
+///   the inner optimizer has, and the      the same the other way round
+///   wrapper has not
 ///
 /// In between an entry that one of them has lost must not be used through the other.
 class StateMirror {

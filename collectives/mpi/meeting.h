@@ -2,19 +2,17 @@
 
 /// Ranks meet for the first time: the one collective of which it is not known that all take part.
 ///
-///   state    meaning                                         leaves it
-///   -------  ----------------------------------------------
-///   ---------------------------------------- Waiting  the rank's word is on its way to all all
-///   words are here -> Met; some time
-///                                                            before the patience ends, or another
-///                                                            rank's call -> Calling
-///   Calling  it has told every rank, by a message without    all words are here -> Met; patience
-///            content, that it waits; and hears who else does  ends -> GivenUp; whenever a warning
-///            is
-///                                                            due, it knows who has not come
-///   Met      each hears who has called, and takes those      that is over: all go on
-///            messages from MPI
-///   GivenUp  an error that names who has not come            MPI is not finalised by Kolo any more
+///   state    meaning                                leaves it
+///   -------  -------------------------------------  ------------------------------------------
+///   Waiting  the rank's word is on its way to all   all words are here -> Met; some time before
+///                                                   the patience ends, or another rank's call
+///                                                   -> Calling
+///   Calling  it has told every rank, by a message   all words are here -> Met; patience ends
+///            without content, that it waits; and    -> GivenUp; whenever a warning is due, it
+///            hears who else does                    knows who has not come
+///   Met      each hears who has called, and takes   that is over: all go on
+///            those messages from MPI
+///   GivenUp  an error that names who has not come   MPI is not finalised by Kolo any more
 ///
 /// Calls are messages on the communicator given, with a tag of their own; there are none unless
 /// ranks wait for long. Ranks that come late find them, and read them in Met.

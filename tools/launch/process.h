@@ -24,12 +24,13 @@ struct Job {
 /// Starts the job and waits for its end:
 ///
 /// event                             | what follows
-/// SIGINT, SIGTERM, SIGHUP           | goes to all ranks (the last one as SIGTERM), which have
-/// `grace` to end another of them, or time is over  | mpirun ends them: after the second signal at
-/// once, with SIGKILL SIGPIPE, or nobody reads output   | mpirun ends them SIGUSR1, SIGUSR2 | go to
-/// mpirun, which passes them on a rank fails                      | mpirun ends the others; how
-/// each failed is printed not all ranks have started        | after `start_timeout`: who is missing
-/// is printed, mpirun ends the others mpirun is left without ranks      | after 5 s, it is killed
+/// SIGINT, SIGTERM, SIGHUP           | goes to all ranks (the last one as SIGTERM), which have `grace` to end
+/// another of them, or time is over  | mpirun ends them: after the second signal at once, with SIGKILL
+/// SIGPIPE, or nobody reads output   | mpirun ends them
+/// SIGUSR1, SIGUSR2                  | go to mpirun, which passes them on
+/// a rank fails                      | mpirun ends the others; how each failed is printed
+/// not all ranks have started        | after `start_timeout`: who is missing is printed, mpirun ends the others
+/// mpirun is left without ranks      | after 5 s, it is killed
 /// mpirun has ended                  | what it leaves on this machine is ended
 /// this process is killed            | mpirun gets SIGTERM, and ends its ranks
 ///
