@@ -1,7 +1,6 @@
 #include "engine/group_planner.h"
 
 #include <algorithm>
-#include <ranges>
 
 namespace kolo::core {
 namespace {
@@ -42,7 +41,7 @@ class Cutting {
     find_earliest();
   }
 
-  /// The positions where groups end, last first: of the fewest groups that end earliest, or within kTie of it.
+  /// The positions where groups end: of the fewest groups that end earliest, or within kTie of it.
   std::vector<std::size_t> fewest() const {
     std::vector<std::size_t> ends;
     double deadline = end_.back() + kTie;
@@ -50,15 +49,19 @@ class Cutting {
       ends.push_back(to);
       // The largest last group is best: what is ahead of it is less by what the group has more. It is too large
       // if it cannot be through in time; what is ahead of it is done in time if that of a smaller one is.
-      const auto sizes = std::views::iota(first_[to], begin_[to]);
-      const auto too_large = [&](std::size_t from) {
-        return ready_[to] + cost_of(from, to) > deadline;
-      };
-      const auto from = std::ranges::partition_point(sizes, too_large);
-      const std::size_t begin = from == sizes.end() ? begin_[to] : *from;
+      std::size_t begin = first_[to];
+      for (std::size_t end = begin_[to]; begin < end;) {
+        const std::size_t middle = begin + (end - begin) / 2;
+        if (ready_[to] + cost_of(middle, to) > deadline) {
+          begin = middle + 1;
+        } else {
+          end = middle;
+        }
+      }
       deadline -= cost_of(begin, to);
       to = begin;
     }
+    std::ranges::reverse(ends);
     return ends;
   }
 
@@ -137,7 +140,7 @@ Grouping group_by_time(std::span<const PlannedTensor> tensors, std::span<const s
   const Cutting cutting(tensors, order, ready, cost, limit);
   Grouping groups;
   std::size_t from = 0;
-  for (const std::size_t to : cutting.fewest() | std::views::reverse) {
+  for (const std::size_t to : cutting.fewest()) {
     const std::span<const std::size_t> group = order.subspan(from, to - from);
     groups.emplace_back(group.begin(), group.end());
     from = to;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <ranges>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -172,9 +171,9 @@ class Meeting {
 
   void warn(Seconds waited) const {
     const std::vector<int> absent = missing();
-    const bool speaks = std::ranges::all_of(std::views::iota(0, rank_), [&](int rank) {
-      return std::ranges::find(absent, rank) != absent.end();
-    });
+    // All before it are.
+    const bool speaks =
+        std::ranges::count_if(absent, [this](int rank) { return rank < rank_; }) == rank_;
     if (!speaks) return;
     patience_.warn(fmt::format(
         "stalled: rank(s) {} have not called kolo::init() ({:.1f} s), in which others wait. {}. "
